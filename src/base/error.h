@@ -14,7 +14,7 @@
  * and returns code, so that `return error_set(...)` reads well. error may be NULL. */
 int error_set(deputy_error *error, int code, const char *format, ...) ERROR_PRINTF(3, 4);
 
-/* The same for a failure. */
+/* The same for a failure; code may be NULL for none, retry_after_ms becomes -1. failure may be NULL. */
 void failure_set(deputy_failure *failure, deputy_failure_kind kind, int status, const char *code, const char *format,
                  ...) ERROR_PRINTF(5, 6);
 
