@@ -1,0 +1,13 @@
+std = "lua54"
+max_line_length = 120
+
+files["spec/**/*_spec.lua"] = { std = "+busted" }
+files["spec/support/helper.lua"] = { std = "+busted" }
+
+-- What the engine puts into a policy's environment.
+local policy = { read_globals = { "settings", "JSON", "log" } }
+files["lua/router.lua"] = policy
+files["examples/policies"] = policy
+
+-- Stubs for editors: everything is declared there and nothing is used.
+files["lua/deputy/meta.lua"] = { ignore = { "111", "112", "113", "131", "211", "212", "241" } }
