@@ -41,7 +41,8 @@ static void copy_clean(char *out, size_t size, const char *text, size_t len, boo
     out[len] = '\0';
 }
 
-static void format_clean(char *out, size_t size, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
+static void format_clean(char *out, size_t size, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
 static void format_clean(char *out, size_t size, const char *format, va_list args)
 {
     /* not straight into out: an argument may be the message that stands there now */
