@@ -137,7 +137,7 @@ typedef enum deputy_result {
     DEPUTY_RESULT_OK = 0,   /* a reply was delivered whole */
     DEPUTY_RESULT_FAILED,   /* the primary's error was delivered, or there was none that has bytes: see failure */
     DEPUTY_RESULT_CUT,      /* a reply was begun and could not be finished: end your own reply uncleanly */
-    DEPUTY_RESULT_CANCELLED /* deputy_cancel, or the deadline */
+    DEPUTY_RESULT_CANCELLED /* deputy_cancel, or the engine was freed */
 } deputy_result;
 
 /* How a run ended. Valid during on_end; in deputy_reply until deputy_reply_clear. */
@@ -346,7 +346,7 @@ typedef struct deputy_reply {
 } deputy_reply;
 
 /* Runs to the end and returns DEPUTY_OK, DEPUTY_EFAILED (reply holds the primary's error as it came), DEPUTY_ECANCELED or
- * another code with error filled. DEPUTY_EBUSY from inside a callback, and on a lent loop that is being run. A reply
+ * another code with error filled. DEPUTY_EBUSY from inside a callback, and on a lent loop, which the host turns. A reply
  * over limits.max_reply_bytes is a failure. Clear the reply in every case. */
 DEPUTY_API int deputy_run(deputy_engine *engine, const deputy_request *request, deputy_reply *reply,
                           deputy_error *error);

@@ -1,0 +1,60 @@
+/* core/engine.h - the engine: one loop, one registry, one policy, the runs in flight and the queue of those that have
+ * something to do. What happens inside a libcurl callback only marks a run; its next step is taken from the queue. */
+#ifndef CORE_ENGINE_H
+#define CORE_ENGINE_H
+
+#include "core/policy.h"
+#include "core/registry.h"
+#include "net/loop.h"
+#include "net/timer.h"
+
+#include <pthread.h>
+
+struct run;
+
+struct deputy_engine {
+    pthread_t owner;
+    struct loop *loop;
+    struct timer_pool *timers;
+    uv_idle_t idle;   /* active while the queue is not empty, so that the loop does not wait */
+    uv_check_t check; /* after each poll: takes what the poll has put on the queue */
+    uv_async_t async;
+    unsigned handles; /* of ours, open */
+    unsigned depth;   /* > 0: a callback of the host may be on the stack */
+    bool closing;
+
+    deputy_options options; /* every pointer in it is owned by the engine */
+    struct registry *registry;
+    struct policy *policy; /* NULL: none loaded */
+    deputy_provider *central;
+
+    struct run *runs; /* by number */
+    struct run *ready;
+    deputy_run_id last_run;
+    struct query *queries;
+
+    struct deputy_call *working; /* calls whose provider runs on a worker thread, abandoned ones too */
+    pthread_mutex_t lock;        /* guards cancels */
+    struct cancel *cancels;
+};
+
+/* deputy_engine_new with a registry that is shared; takes a reference. */
+int engine_new(const deputy_options *options, struct registry *registry, deputy_engine **engine, deputy_error *error);
+
+/* Does everything on the queue. */
+void engine_drain(deputy_engine *engine);
+
+/* Turns the loop once, waiting for something to happen. */
+void engine_turn(deputy_engine *engine);
+
+/* Sees to it that the loop turns soon. */
+void engine_nudge(deputy_engine *engine);
+
+/* DEPUTY_OK on the owner's thread, else DEPUTY_ETHREAD; with blocking also DEPUTY_EBUSY inside callbacks and on a lent
+ * loop. */
+int engine_enter(const deputy_engine *engine, bool blocking, deputy_error *error);
+
+void engine_log(const deputy_engine *engine, deputy_log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif

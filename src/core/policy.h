@@ -1,0 +1,61 @@
+/* core/policy.h - a loaded policy script: its Lua state, its coroutines, and what they may use up. What the script can
+ * call is added by the floor above through the three functions of policy_bindings. */
+#ifndef CORE_POLICY_H
+#define CORE_POLICY_H
+
+#include "deputy.h"
+
+#include <lua.h>
+
+struct policy;
+
+struct policy_bindings {
+    lua_CFunction open;    /* in a protected call, with a fresh state: opens libraries and types. Argument 1: settings */
+    lua_CFunction route;   /* a coroutine's body: argument 1 is the run as light userdata */
+    lua_CFunction verdict; /* the same, for a run that only asks for a verdict */
+};
+
+/* What one run may use up, and what it has used. */
+struct budget {
+    uint64_t instructions; /* left */
+    uint64_t compute_us;   /* left */
+    int64_t bytes;         /* Lua memory that it holds; what it gives back counts */
+    int64_t max_bytes;
+    const char *killed;    /* what ran out; sticky: the script runs no further, whatever it catches */
+};
+
+/* One coroutine. All zero: none. */
+struct policy_thread {
+    lua_State *co;
+    int ref;
+};
+
+enum policy_result { POLICY_YIELDED, POLICY_RETURNED, POLICY_FAILED };
+
+/* Loads text (no bytecode) as a script: one reference on DEPUTY_OK. Otherwise error says file, line and what was
+ * expected. The budget of a load is that of a run. */
+int policy_load(const char *name, const char *text, size_t len, const deputy_limits *limits, const char *settings,
+                const struct policy_bindings *bindings, struct policy **policy, deputy_error *error);
+struct policy *policy_ref(struct policy *policy);
+void policy_unref(struct policy *policy); /* not while one of its coroutines runs; NULL is allowed */
+
+/* The script's table, pushed on L's stack. */
+void policy_push_script(lua_State *L);
+
+/* A coroutine for a run, ready to be resumed; `check` takes bindings.verdict for its body. DEPUTY_OK or DEPUTY_ENOMEM. */
+int policy_start(struct policy *policy, bool check, void *run, struct policy_thread *thread);
+
+/* Runs it until it waits, returns or fails; in the last case message says why, without a stack. Not from inside Lua. */
+enum policy_result policy_resume(struct policy *policy, struct policy_thread *thread, struct budget *budget,
+                                 char *message, size_t size);
+
+/* Gives the coroutine back. done: it returned, and may be used again. */
+void policy_stop(struct policy *policy, struct policy_thread *thread, bool done);
+
+/* Fills budget for one run. */
+void policy_budget(const deputy_limits *limits, struct budget *budget);
+
+const char *policy_name(const struct policy *policy);
+size_t policy_bytes(const struct policy *policy);
+
+#endif
