@@ -1,74 +1,81 @@
 -- Loopback peers: real servers on 127.0.0.1, each in a process of its own (the engine under test may block this one).
 --
 --   local peers = require "spec.support.peers"
---   local central = peers.central{ llms = { claude = {} }, tokens = { ["tok-alice"] = { view = {"claude"}, run = {"claude"} } } }
---   local server  = peers.openai{ models = { "qwen3" }, reply = "from the local model" }
---   local thief   = peers.listener{}
---   ... run something against central.url, server.url .. "/v1" ...
---   assert.equal(1, central:count("HEAD")); assert.equal(0, thief:bytes())
---   peers.stop_all()                                         -- in after_each; a peer also ends when this process does
+--   local central = peers.central{
+--     llms = { claude = {} }, tokens = { ["tok-alice"] = { view = { "claude" }, run = { "claude" } } },
+--   }
+--   local model = peers.openai{ models = { "qwen3" }, reply = "from the local model" }
+--   local thief = peers.listener{}
+--   ... run something against central.url and model.url .. "/v1" ...
+--   assert.equal(1, central:count("HEAD"))
+--   assert.equal(0, thief:bytes())
+--   peers.stop_all()                  -- in after_each; every peer also ends when this process does
 --
 -- MAKING ONE. Every constructor takes a table; `name` (for messages) and `tls` are understood by all.
 --   tls = "good" | "expired" | "self_signed" | "wrong_host" | "untrusted" | { cert = path, key = path }
 --       serves HTTPS with that certificate; clients trust peers.tls_files().ca
---   The other fields are the peer's *state*, which :set changes while it runs:
---   routes  = { { "POST /v1/.*", reply }, ... }  first match wins; a Lua pattern for the whole of "METHOD target"
---                                                (quote magic characters: "%-"). Comes before all that follows.
---   script  = [[ return function(request, state, conn) ... return reply end ]]  Lua text; nil goes on to the next.
---             It runs in the peer and may use conn:send(bytes), conn:wait(ms), conn:close(), conn:reset(), conn:stall().
---   default = reply                              what nothing else answers (404 when unset)
---   connect = steps                              done on accept, before anything is read: {close=true}, {reset=true},
---                                                {stall=true} (never reads), {wait_ms=50}, {send="speaks first"}
---   early   = true                               answers on the head alone, then closes; the body stays unread
+-- The other fields are the peer's state, which :set changes while it runs:
+--   routes  = { { "POST /v1/.*", reply }, ... }   first match wins; a Lua pattern for the whole of "METHOD target"
+--             (quote magic characters: "%-"). Looked at before all that follows.
+--   script  = [[ return function(request, state, conn) ... return reply end ]]   Lua text; nil goes on to the next.
+--             It runs in the peer and has conn:send(bytes), conn:wait(ms), conn:close(), conn:reset(), conn:stall().
+--   default = reply      what nothing else answers (404 when unset)
+--   connect = steps      done on accept, before anything is read: { close = true }, { reset = true },
+--                        { stall = true } (never reads), { wait_ms = 50 }, { send = "speaks first" }
+--   early   = true       answers a request with a body on its head alone, then closes; the body stays unread
 --
--- peers.start{ ... }     just these. Keep-alive, pipelining, HEAD, Content-Length and chunked uploads, 100-continue work.
--- peers.central{ llms = { NAME = { id =, reply =, probe =, inference = } }, tokens = { TOKEN = { view = {..}, run = {..} } },
---                reply = "Hello from central", every_ms =, probe_status = 200 | 204, probe = reply, inference = reply | "ok" }
---     HEAD|GET /api/v1/llms[/:nameOrId]   200 or 204 when the token may view; 401, 403, 404
---     POST /api/v1/llms/:nameOrId/infer, /v1/{chat/completions,completions,embeddings}   when it may run; OpenAI's
---     shapes, SSE when the body says "stream":true.  GET /v1/models   what the token may view.  "*" in a list: all LLMs.
---     `probe` and `inference` answer everybody, whatever the token, in place of the above: inference = { status = 503 }.
---     central:grant(token, llm [, "view"|"run"])   central:revoke(token, llm [, role])   role nil: both
--- peers.openai{ models = { "qwen3" }, reply = "Hello from local", api_key =, every_ms =, steps = reply, models_steps = reply }
---     POST /v1/{chat/completions,completions,embeddings}, GET /v1/models, GET /health. `steps` answers every POST instead,
---     `models_steps` GET /v1/models. Base URL: peer.url .. "/v1". peers.local_openai is the same function.
--- peers.listener{ reply = steps }   raw TCP, no HTTP: counts, and does `reply` (if any) when the first bytes come.
--- peers.refused()        a URL whose port refuses connections     peers.blackhole()   a URL that never finishes connecting
--- peers.tls_files()      { ca =, good = { cert =, key = }, expired =, self_signed =, wrong_host =, untrusted = } as paths,
---                        made once per run. `untrusted` is signed by a CA that `ca` does not know.
+-- peers.start{ ... }     just these. Does keep-alive, pipelining, HEAD, Content-Length, chunked uploads, 100-continue.
+-- peers.central{ llms =, tokens =, reply = "Hello from central", every_ms =, probe_status = 204, probe =, inference = }
+--     llms   = { NAME = { id =, reply =, probe =, inference = } }    tokens = { TOKEN = { view = {...}, run = {...} } }
+--     HEAD|GET /api/v1/llms[/:nameOrId]    200 or 204 when the token may view it; else 401, 403 or 404
+--     POST /api/v1/llms/:nameOrId/infer, /v1/{chat/completions,completions,embeddings}   when the token may run it;
+--         OpenAI's shapes, SSE when the body says "stream":true, every_ms between events
+--     GET /v1/models                       what the token may view. "*" in view or run: all LLMs.
+--     `probe` and `inference` (a reply; "ok" is none) answer whatever the token: inference = { status = 503 }
+--     central:grant(token, llm [, "view"|"run"])    central:revoke(token, llm [, role])    role nil: both
+-- peers.openai{ models = { "qwen3" }, reply = "Hello from local", api_key =, every_ms =, steps =, models_steps = }
+--     POST /v1/{chat/completions,completions,embeddings}, GET /v1/models, GET /health; base URL: peer.url .. "/v1".
+--     steps (a reply) answers every POST, models_steps GET /v1/models. peers.local_openai is the same function.
+-- peers.listener{ reply = steps }   raw TCP, no HTTP: counts, and does `reply` (if any) when the first bytes come
+-- peers.refused()      a URL whose port refuses connections
+-- peers.blackhole()    a URL where connecting never finishes
+-- peers.tls_files()    { ca =, good = { cert =, key = }, expired =, self_signed =, wrong_host =, untrusted = }, paths
+--                      of PEM files made once per run; `untrusted` is signed by a CA that `ca` does not know
 --
 -- A REPLY is one of
---   "raw bytes"                                   sent as they stand
---   { status = 200, reason =, headers =, body = } framed as it should be: Content-Length, no body on HEAD, 204 and 304.
---        json = {...} instead of body. headers: { Name = "value" } or { { "Name", "value" }, ... } for order and doubles;
---        Name = false leaves a header out. framing = "close" | "chunked" | "length" overrides.
---   { chunked = { "a", "b" }, every_ms = 10 }     chunked, a pause between pieces; status and headers as above;
---        unfinished = true leaves out the last chunk
---   { sse = { "text" | {json} | "event: x\ndata: y", ... }, every_ms =, done = true }   events; done adds "data: [DONE]"
---   { each = { first, second, last } }            the n-th use gets the n-th reply; the last one repeats
---   { step, step, ... }                           steps one after the other; each may be any of these replies, or
---     { send = "raw" }  { wait_ms = 100 }  { drip = "bytes", every_ms = 10, size = 1 }
---     { repeat_send = "x", times = N, every_ms = }   times nil: until the client leaves. Waits for a slow reader.
---     { close = true }      FIN               { reset = true }   RST           { half_close = true }   FIN, keeps reading
---     { stall = true }      nothing more, until the client leaves
---     { cut = N, how = "reset" | "close" | "stall" }   that happens after N more bytes of the steps that follow
---     { set = { field = value } }             changes this peer's own state at that moment (say, tokens = {})
+--   "raw bytes"                                    sent as they stand
+--   { status = 200, reason =, headers =, body = }  framed as it should be: Content-Length; no body on HEAD, 204, 304.
+--       json = {...} instead of body. headers: { Name = "value" }, where Name = false leaves one out that would be
+--       there, or { { "Name", "value" }, ... } for order and doubles. framing = "close" | "chunked" | "length".
+--   { chunked = { "a", "b" }, every_ms = 10 }      chunked, with pauses; status and headers as above;
+--       unfinished = true leaves out the last chunk
+--   { sse = { "text", {json}, "event: x\ndata: y" }, every_ms =, done = true }    done adds "data: [DONE]"
+--   { each = { first, second, last } }             the n-th use gets the n-th reply; the last one repeats
+--   { step, step, ... }                            one after the other; each is any of these replies, or
+--       { send = "raw" }         { wait_ms = 100 }          { drip = "bytes", every_ms = 10, size = 1 }
+--       { repeat_send = "x", times = N, every_ms = }        times nil: until the client leaves; waits for a slow reader
+--       { close = true } FIN     { reset = true } RST       { half_close = true } FIN, reads on (TLS: close)
+--       { stall = true }         nothing more, until the client leaves
+--       { cut = N, how = "reset" | "close" | "stall" }      that happens after N more bytes of the steps that follow
+--       { set = { field = value } }                         changes this peer's own state then (say, tokens = {})
 --
--- ASKING ONE (all block until answered; an error in a script is raised here)
+-- ASKING ONE. Everything here blocks until answered; an error in a script is raised here.
 --   peer.url ("http://127.0.0.1:PORT")   peer.port   peer.pid   peer.name
---   peer:log()           requests, in order: { id, conn, n (on its connection), method, target, path, query, version,
---                        headers = { lower_case_name = value }, header_list = { {name, value} }, body (decoded),
---                        raw (exact bytes), bytes_in, t_us (head complete), done_us (body complete), unfinished = true|nil }
---   peer:requests(method, pattern)   those of `log` with that method, whose target matches the Lua pattern; both optional
+--   peer:log()           the requests in order: { id, conn, n (on its connection), method, target, path, query,
+--                        version, headers = { lower_case_name = value }, header_list = { { name, value } }, body,
+--                        raw (exact bytes), bytes_in, t_us (head complete), done_us (body complete), unfinished }
+--   peer:requests(method, pattern)   those with that method whose target matches the Lua pattern; both optional
 --   peer:count(method, pattern)      how many
---   peer:connection_log()  { id, opened_us, ended_us, ended = nil (open) | "client" (FIN) | "client_reset" | "peer" |
---                        "peer_reset" | "tls" (handshake failed), tls = "ok" | why, requests, bytes_in, bytes_out,
---                        received (all bytes, decrypted), error (why a request could not be read) }
---   peer:connections()   how many TCP connections were accepted       peer:bytes()   bytes received over all of them
---   peer:saw(text)       whether those bytes appeared anywhere in what was received (a token, say)
---   peer:set{ k = v }    changes fields of the state, in force when it returns; false clears one. {each=} starts again.
---   peer:clear()         forgets the log       peer:wait_until(predicate [, ms = 2000])   polls predicate(peer); its value
---   peer:stop()          ends the process; the port refuses from then on
+--   peer:connection_log()            { id, opened_us, ended_us, ended, requests, bytes_in, bytes_out,
+--                        received (all bytes, decrypted), tls = "ok" | why not, error (why a request was unreadable) }
+--                        ended = nil (open) | "client" (FIN) | "client_reset" | "peer" | "peer_reset" | "tls"
+--   peer:connections()   how many TCP connections were accepted
+--   peer:bytes()         how many bytes came over all of them (over TLS: decrypted ones)
+--   peer:saw(text)       whether that appears in the bytes of any connection (a token, say)
+--   peer:set{ k = v }    changes fields of the state, in force when it returns; false clears one; `each` starts again
+--   peer:clear()         forgets the log; connections still open stay, counted from zero
+--   peer:wait_until(predicate [, ms = 2000])    polls predicate(peer), returns its value
+--   peer:stop()          ends the process; its port refuses from then on
 -- peers.now_us()         the clock of all `_us` fields (monotonic, microseconds)
 local uv = require "luv"
 local socket = require "socket"
@@ -133,7 +140,6 @@ local function start(kind, spec, defaults)
   local name, tls = state.name or kind, certificate(state.tls)
   state.name, state.tls = nil, nil
   local self = spawn(name)
-  self.state = state
   self.port = ask(self, "start", { kind = kind, tls = tls, state = state }).port
   self.url = ("%s://127.0.0.1:%d"):format(tls and "https" or "http", self.port)
   return self
@@ -152,16 +158,14 @@ function peers.openai(spec)
 end
 peers.local_openai = peers.openai
 
-function Peer:set(changes)
-  for field, value in pairs(changes) do self.state[field] = value end
-  ask(self, "set", changes)
-end
+function Peer:set(changes) ask(self, "set", changes) end
 
 local ROLES = { "view", "run" }
 
 local function permit(self, token, llm, role, allowed)
-  local user = self.state.tokens[token] or {}
-  self.state.tokens[token] = user
+  local tokens = ask(self, "state").tokens
+  local user = tokens[token] or {}
+  tokens[token] = user
   for _, each in ipairs(role and { role } or ROLES) do
     local names = {}
     for _, name in ipairs(user[each] or {}) do
@@ -170,7 +174,7 @@ local function permit(self, token, llm, role, allowed)
     if allowed then names[#names + 1] = llm end
     user[each] = names
   end
-  ask(self, "set", { tokens = self.state.tokens })
+  ask(self, "set", { tokens = tokens })
 end
 
 function Peer:grant(token, llm, role) permit(self, token, llm, role, true) end
@@ -233,7 +237,7 @@ function peers.stop_all()
   for peer in pairs(running) do peer:stop() end
 end
 
-function peers.now_us() return uv.hrtime() // 1000 end
+function peers.now_us() return math.tointeger(uv.hrtime() // 1000) end
 
 -- These sockets are kept for the life of the process, so that nobody else gets their ports.
 local held = {}

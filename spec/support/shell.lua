@@ -4,7 +4,7 @@
 --   r.status     exit status, nil when a signal ended it         r.signal    the signal's number, nil when none
 --   r.stdout     r.stderr                                        r.timed_out true: killed at timeout_ms (10 s)
 --   r.us         wall time in microseconds
--- More fields:  cwd =, clear_env = true (env alone, not on top of ours; PATH stays). env values: string, or false to unset.
+-- More fields:  cwd =, clear_env = true (env alone, not on top of ours; PATH stays). In env, false unsets a name.
 -- A command that is not there: status 127 and a line on stderr.
 --
 --   local p = shell.start{ ... same fields ... }   in the background; stdin stays open unless given
@@ -63,7 +63,7 @@ function shell.start(spec)
     detached = true, -- a process group of its own, so that stop reaches its children too
   }, function(code, signal)
     self.status, self.signal_number = code, signal
-    self.us = (uv.hrtime() - self.began) // 1000
+    self.us = math.tointeger((uv.hrtime() - self.began) // 1000)
     self.handle:close()
     self.open = self.open - 1
   end)

@@ -1,4 +1,4 @@
--- One accepted connection: a coroutine that reads, writes and waits in straight lines, on top of luv (or TLS) callbacks.
+-- One accepted connection: a coroutine that reads, writes and waits in straight lines, on top of luv or TLS callbacks.
 local uv = require "luv"
 
 local Connection = {}
@@ -41,7 +41,7 @@ end
 
 local function ended(self, how)
   if self.record.ended then return end
-  self.record.ended, self.record.ended_us = how, uv.hrtime() // 1000
+  self.record.ended, self.record.ended_us = how, math.tointeger(uv.hrtime() // 1000)
 end
 
 local function drop(self)

@@ -1,4 +1,4 @@
--- One peer: a server process of its own, led by spec/support/peers.lua over stdin and stdout, a line of `wire` each way.
+-- One peer: a server process of its own, led by spec/support/peers.lua over stdin and stdout, one line each way.
 -- It ends when its stdin does, so that none outlives a spec run that crashed.
 package.path = arg[0]:gsub("peer/main.lua$", "?.lua") .. ";" .. package.path
 
@@ -16,6 +16,7 @@ local handlers = {
 local function now() return math.tointeger(uv.hrtime() // 1000) end
 
 local NOT_FOUND = { status = 404, headers = { ["Content-Type"] = "text/plain" }, body = "no route\n" }
+local NO_REQUEST = { method = "GET", version = "1.1", headers = {} } -- what a reply is framed for when there is none
 local MAX_LOG = 100000
 
 local spec, state, script
@@ -52,7 +53,7 @@ local function serve_http(conn)
     if not head then
       if why == "end of stream" then return conn:close() end
       conn.record.error = why
-      steps.perform(conn, { method = "GET", version = "1.0", headers = {} }, { status = 400, body = why .. "\n" }, state)
+      steps.perform(conn, NO_REQUEST, { { status = 400, body = why .. "\n" }, { close = true } }, state)
     end
     head.t_us = now()
     local complete = record_request(conn, head)
@@ -74,7 +75,7 @@ end
 
 local function serve_raw(conn)
   conn:more()
-  if not conn.eof then steps.perform(conn, { method = "GET", version = "1.1", headers = {} }, state.reply or {}, state) end
+  if not conn.eof then steps.perform(conn, NO_REQUEST, state.reply or {}, state) end
   while conn:more() do end
   conn:close()
 end
@@ -91,9 +92,7 @@ end
 local function serve(stream, record)
   local conn = Connection.new(stream, record, function(text) failures[#failures + 1] = text end)
   conn:run(function()
-    if state.connect then
-      steps.perform(conn, { method = "GET", version = "1.1", headers = {} }, state.connect, state)
-    end
+    if state.connect then steps.perform(conn, NO_REQUEST, state.connect, state) end
     conn:start_reading()
     return (spec.kind == "listener" and serve_raw or serve_http)(conn)
   end)

@@ -58,7 +58,7 @@ local function read_chunked(conn, raw, into)
   return true
 end
 
--- The next request's head, as the table that `log` shows, without its body. nil, why at the end or when it is malformed.
+-- The next request's head, as the table that `log` shows, without its body. nil and why at the end or when malformed.
 function request.head(conn)
   local raw = {}
   local head, why = read_until(conn, "\r\n\r\n", raw)

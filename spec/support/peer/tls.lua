@@ -57,15 +57,19 @@ local function pump_writes(self)
   end
 end
 
+local function soon(fn)
+  local timer = uv.new_timer()
+  timer:start(0, 0, function()
+    timer:close()
+    fn()
+  end)
+end
+
 function Stream:read_start(on_read)
   self.on_read = on_read
   need(self)
   -- Bytes may already wait inside OpenSSL, where poll does not see them.
-  local timer = uv.new_timer()
-  timer:start(0, 0, function()
-    timer:close()
-    pump_reads(self)
-  end)
+  soon(function() pump_reads(self) end)
 end
 
 -- As with luv, `done` never runs inside the call.
@@ -74,14 +78,14 @@ function Stream:write(bytes, done)
   need(self, "wantwrite")
 end
 
--- TLS knows no half-open connection worth having here: our close_notify and FIN go out, the client's bytes still come.
+-- LuaSec sends close_notify only when it closes, so this ends both directions: there is no half-open TLS here.
 function Stream:shutdown(done)
-  self.tcp:setfd(self.fd)
-  self.tcp:shutdown("send")
-  self.tcp:setfd(-1)
-  local timer = uv.new_timer()
-  timer:start(0, 0, function()
-    timer:close()
+  if not self.poll:is_closing() then
+    self.poll:close()
+    self.ssl:close()
+  end
+  soon(function()
+    if self.on_read then self.on_read(nil, nil) end
     done()
   end)
 end
@@ -90,18 +94,32 @@ function Stream:is_closing()
   return self.poll:is_closing()
 end
 
-function Stream:close()
-  self.poll:close(function()
-    self.tcp:setfd(self.fd)
-    self.tcp:close()
-  end)
+-- Does something to the socket that LuaSec owns, then lets go of it again.
+local function borrow(self, owner, act)
+  owner:setfd(self.fd)
+  act(owner)
+  owner:setfd(-1)
 end
 
+-- Closing writes close_notify, which would wait for a client that does not read: with our side of the TCP connection
+-- ended before, it cannot.
+local function close_without_notify(self)
+  self.poll:close()
+  self.ssl:close()
+end
+
+function Stream:close()
+  borrow(self, self.tcp, function(tcp) tcp:shutdown("send") end)
+  close_without_notify(self)
+end
+
+-- connect() to no address is how Linux resets at once; only LuaSocket's UDP objects have it.
+local disconnector = socket.udp4()
+disconnector:close()
+
 function Stream:close_reset()
-  self.tcp:setfd(self.fd)
-  self.tcp:setoption("linger", { on = true, timeout = 0 })
-  self.tcp:setfd(-1)
-  self:close()
+  borrow(self, disconnector, function(udp) udp:setpeername("*") end)
+  close_without_notify(self)
 end
 
 local function handshake(self, done)
