@@ -181,32 +181,23 @@ function Peer:grant(token, llm, role) permit(self, token, llm, role, true) end
 
 function Peer:revoke(token, llm, role) permit(self, token, llm, role, false) end
 
-function Peer:log() return ask(self, "log").requests end
+function Peer:log() return ask(self, "requests", {}) end
 
-function Peer:connection_log() return ask(self, "log").connections end
+function Peer:connection_log() return ask(self, "connections") end
 
 function Peer:requests(method, pattern)
-  local found = {}
-  for _, request in ipairs(ask(self, "log").requests) do
-    if (not method or request.method == method) and (not pattern or request.target:find(pattern)) then
-      found[#found + 1] = request
-    end
-  end
-  return found
+  return ask(self, "requests", { method = method, pattern = pattern })
 end
 
-function Peer:count(method, pattern) return #self:requests(method, pattern) end
+function Peer:count(method, pattern)
+  return ask(self, "count", { method = method, pattern = pattern })
+end
 
 function Peer:connections() return ask(self, "totals").connections end
 
 function Peer:bytes() return ask(self, "totals").bytes end
 
-function Peer:saw(text)
-  for _, connection in ipairs(ask(self, "log").connections) do
-    if connection.received:find(text, 1, true) then return true end
-  end
-  return false
-end
+function Peer:saw(text) return ask(self, "saw", text) end
 
 function Peer:clear() ask(self, "clear") end
 

@@ -38,7 +38,8 @@ local function record_request(conn, head)
   local record = conn.record
   record.requests = record.requests + 1
   head.conn, head.n, head.id = record.id, record.requests, #log.requests + 1
-  if #log.requests < MAX_LOG then log.requests[head.id] = head end
+  if head.id > MAX_LOG then error("more requests than the log holds: clear it in between", 0) end
+  log.requests[head.id] = head
   return function() -- once the body is there
     head.raw = table.concat(head.pieces)
     head.pieces = nil
@@ -130,22 +131,50 @@ local function copy(source, changes)
   return out
 end
 
-local function copy_log()
-  local connections, requests = {}, {}
-  for i, record in ipairs(log.connections) do
-    local received = table.concat(record.received)
-    record.received = { received }
-    connections[i] = copy(record, { received = received })
+local function matches(head, want)
+  return (not want.method or head.method == want.method) and (not want.pattern or head.target:find(want.pattern) ~= nil)
+end
+
+local function count(want)
+  local found = 0
+  for _, head in ipairs(log.requests) do
+    if matches(head, want) then found = found + 1 end
   end
-  for i, head in ipairs(log.requests) do
-    requests[i] = head
-    if head.pieces then -- its body is still on the way
-      local raw = table.concat(head.pieces)
-      requests[i] = copy(head, { unfinished = true, raw = raw, bytes_in = #raw, pieces = false })
-      requests[i].pieces = nil
+  return found
+end
+
+local function requests(want)
+  local found = {}
+  for _, head in ipairs(log.requests) do
+    if matches(head, want) then
+      if head.pieces then -- its body is still on the way
+        local raw = table.concat(head.pieces)
+        head = copy(head, { unfinished = true, raw = raw, bytes_in = #raw, pieces = false })
+        head.pieces = nil
+      end
+      found[#found + 1] = head
     end
   end
-  return { requests = requests, connections = connections }
+  return found
+end
+
+local function received(record)
+  local bytes = table.concat(record.received)
+  record.received = { bytes }
+  return bytes
+end
+
+local function connections()
+  local found = {}
+  for i, record in ipairs(log.connections) do found[i] = copy(record, { received = received(record) }) end
+  return found
+end
+
+local function saw(text)
+  for _, record in ipairs(log.connections) do
+    if received(record):find(text, 1, true) then return true end
+  end
+  return false
 end
 
 -- Forgets what was; a connection that is still open stays in the log and starts again from zero.
@@ -161,7 +190,7 @@ end
 local function totals()
   local bytes = 0
   for _, record in ipairs(log.connections) do bytes = bytes + record.bytes_in end
-  return { bytes = bytes, connections = #log.connections, requests = #log.requests }
+  return { bytes = bytes, connections = #log.connections }
 end
 
 local function set(changes)
@@ -179,7 +208,10 @@ local commands = {
   end,
   set = set,
   state = function() return state end,
-  log = copy_log,
+  requests = requests,
+  count = count,
+  connections = connections,
+  saw = saw,
   totals = totals,
   clear = clear,
 }
@@ -187,8 +219,9 @@ local commands = {
 local function answer(line)
   local command = wire.decode(line)
   local ok, result = pcall(commands[command.op], command.value)
-  local failure = not ok and tostring(result) or failures[1]
-  io.stdout:write(wire.encode{ result = ok and result or nil, failure = failure }, "\n")
+  local reply = { failure = failures[1] }
+  if ok then reply.result = result else reply.failure = tostring(result) end
+  io.stdout:write(wire.encode(reply), "\n")
   io.stdout:flush()
 end
 
