@@ -13,10 +13,13 @@
 struct loop;
 
 /* Makes a loop of its own, or takes one that is lent (never stopped, never closed by us). DEPUTY_OK, DEPUTY_ENOMEM or
- * DEPUTY_EIO (libcurl could not be set up); *loop is NULL then. libcurl's global initialisation happens here, once. */
+ * DEPUTY_EIO (libcurl could not be set up); *loop is NULL then. libcurl's global initialisation happens here, once.
+ * While no exchange is under way nothing here keeps a lent loop alive. */
 int loop_new(uv_loop_t *lent, struct loop **loop);
 
-/* Closes every handle and turns the loop until they are closed. All transfers must have ended. NULL is allowed. */
+/* Closes every handle of ours and turns the loop, without waiting, until they are closed: not from inside a callback of
+ * it. All transfers must have ended. On a loop of our own, uv_close must have been called before on every handle that
+ * others put on loop_uv; their close callbacks run in here. NULL is allowed. */
 void loop_free(struct loop *loop);
 
 uv_loop_t *loop_uv(struct loop *loop);
@@ -25,11 +28,37 @@ bool loop_is_lent(const struct loop *loop);
 /* Microseconds of a clock that never runs backwards (CLOCK_MONOTONIC). */
 uint64_t loop_now_us(void);
 
-/* For http.c: the multi handle, and whether libcurl is on the stack right now (then nothing may be added or removed). */
-CURLM *loop_multi(struct loop *loop);
+/* ---- for http.c only ---- */
+
+/* What hangs on a libcurl handle as CURLOPT_PRIVATE. Zeroed but for the callbacks; both are called outside libcurl and
+ * may free it. */
+struct loop_exchange {
+    void (*on_done)(struct loop_exchange *exchange, CURLcode code); /* libcurl is finished; still to be removed */
+    void (*on_later)(struct loop_exchange *exchange);               /* what loop_later asked for */
+    bool starved; /* its socket cannot be watched (on_later follows): it would never end by itself */
+    bool queued;
+    struct loop_exchange *prev, *next;
+};
+
+/* Whether libcurl is on the stack right now: then loop_add, loop_remove and loop_unpause must not be called. */
 bool loop_in_curl(const struct loop *loop);
 
-/* For http.c: takes finished transfers from libcurl and ends them. Runs by itself after each turn of libcurl. */
+/* Calls on_later once, as soon as libcurl is off the stack, else from the loop's next turn; never from inside this
+ * call. loop_later_drop takes that back. */
+void loop_later(struct loop *loop, struct loop_exchange *exchange);
+void loop_later_drop(struct loop *loop, struct loop_exchange *exchange);
+
+/* A libcurl handle with libcurl's own defaults, or NULL when out of memory. Given back, it is wiped and may be kept for
+ * later: it remembers nothing of what was set. */
+CURL *loop_easy_take(struct loop *loop);
+void loop_easy_give(struct loop *loop, CURL *easy);
+
+/* Adds a handle to the multi (false: out of memory), takes it out, ends its pause. */
+bool loop_add(struct loop *loop, CURL *easy);
+void loop_remove(struct loop *loop, CURL *easy);
+CURLcode loop_unpause(struct loop *loop, CURL *easy);
+
+/* Takes finished transfers from libcurl and ends them. Runs by itself after each turn of libcurl. */
 void loop_reap(struct loop *loop);
 
 #endif

@@ -10,9 +10,9 @@ struct probe;
 
 struct probe_request {
     const char *central_url;
-    const char *path;    /* "/api/v1/llms/{llm}" */
+    const char *path; /* "/api/v1/llms/{llm}" */
     const char *llm;
-    const char *token;   /* NULL, or not a valid token: NO_TOKEN, without I/O */
+    const char *token; /* NULL, or not a valid token: NO_TOKEN, without I/O */
     const char *ca_file;
     uint32_t connect_ms; /* within timeout_ms */
     uint32_t timeout_ms;
@@ -22,8 +22,8 @@ struct probe_request {
     void (*on_answer)(void *user, const deputy_probe_answer *answer);
 };
 
-/* Starts a probe. Every failure that is not ours to report becomes an answer: a bad name is PROTOCOL, no token NO_TOKEN,
- * both delivered at once in *answer with *probe left NULL. DEPUTY_OK with *probe set: the answer comes later.
+/* Starts a probe. Every failure that is not ours to report becomes an answer: a bad name is PROTOCOL, no token
+ * NO_TOKEN, both delivered at once in *answer with *probe left NULL. DEPUTY_OK with *probe set: the answer comes later.
  * DEPUTY_ENOMEM: *answer is CONNECT, *probe NULL. */
 int probe_start(struct loop *loop, const struct probe_request *request, struct probe **probe,
                 deputy_probe_answer *answer);

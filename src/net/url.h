@@ -5,10 +5,10 @@
 
 #include "deputy.h"
 
-enum { URL_NAME_MAX = 128 };
+enum { URL_NAME_MAX = 128, URL_TOKEN_MAX = 8192, URL_ENDPOINT_MAX = 512, URL_MAX = 8192 };
 
 /* An LLM's or provider's name that can be one path segment (RFC 3986 section 3.3): 1 to 128 bytes, not "." or "..", no
- * control bytes. DEPUTY_OK, or DEPUTY_EINVAL with error (may be NULL) saying what is wrong; what names the thing in it. */
+ * control bytes. DEPUTY_OK, or DEPUTY_EINVAL with error (may be NULL) saying what is wrong; `what` names it there. */
 int url_name_check(const char *what, const char *name, deputy_error *error);
 
 /* A bearer token: 1 to 8192 visible ASCII bytes (RFC 6750 section 2.1 allows no others). The error never shows it. */
@@ -18,9 +18,13 @@ int url_token_check(const char *token, deputy_error *error);
 /* An absolute http(s) URL with a host and without user, password, query or fragment. */
 int url_base_check(const char *what, const char *url, deputy_error *error);
 
+/* A whole URL that http.c may ask: absolute http(s), with a host, without user and password. A query is allowed. */
+int url_request_check(const char *url, deputy_error *error);
+
 /* base + path with {llm} replaced by the escaped name and {endpoint} as it stands ("/" kept, each segment escaped, no
- * "." or ".." segment). A slash between base and path is neither doubled nor missing. llm and endpoint may be NULL when
- * the path does not ask for them. *url is malloc'ed, the caller's. DEPUTY_OK, DEPUTY_EINVAL, DEPUTY_ENOMEM. */
+ * "." or ".." segment, at most URL_ENDPOINT_MAX bytes). Any other brace in the path is refused. A slash between base
+ * and path is neither doubled nor missing. llm and endpoint may be NULL when the path does not ask for them. *url is
+ * malloc'ed, the caller's. DEPUTY_OK, DEPUTY_EINVAL, DEPUTY_ENOMEM. */
 int url_expand(const char *base, const char *path, const char *llm, const char *endpoint, char **url,
                deputy_error *error);
 
