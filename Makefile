@@ -1,33 +1,266 @@
 # deputy - make builds everything into build/; `make help` lists what else there is.
 VERSION := $(shell sed -n 's/^.define DEPUTY_VERSION "\(.*\)"/\1/p' include/deputy.h)
+SOVERSION := 0
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BUILD   ?= build
 CC      ?= cc
+CXX     ?= c++
+DATADIR := $(PREFIX)/share/deputy
+LUADIR  := $(PREFIX)/lib/lua/5.4
+
 PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl
+DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev \
+           uthash-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
+           lua-filesystem openssl curl util-linux
+LINT_DEPS := clang-format clang-tidy lua-check
+
+# Asked only when something is compiled, and once: before that `make deps` may still have to install pkg-config.
+once    = $(eval $(1) := $$(shell $(2)))$($(1))
+PKG_CFLAGS = $(call once,PKG_CFLAGS,pkg-config --cflags $(PKGS) | sed 's/-I/-isystem /g')
+PKG_LIBS   = $(call once,PKG_LIBS,pkg-config --libs $(PKGS))
+CMOCKA     = $(call once,CMOCKA,pkg-config --libs cmocka)
 
 WARN    := -Wall -Wextra -Wpedantic -Wconversion -Werror
 OPT     ?= -O2 -g
 HARDEN  ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 CFLAGS  ?=
+LDFLAGS ?=
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
-PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) | sed 's/-I/-isystem /g')
-PKG_LIBS   = $(shell pkg-config --libs $(PKGS))
 ALL_CFLAGS = -std=c11 $(WARN) $(OPT) $(HARDEN) -fPIC -fvisibility=hidden -pthread $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS)
-ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -pthread
+ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed -pthread
+DEFINED ?= -Wl,-z,defs
 
-LIB_SRC := $(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c) src/lua/lua_policy.c src/lua/lua_run.c
+# The library is the engine with the script's side of a run; the Lua module is all of that plus what scripts of a host use.
+LIB_SRC := $(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c \
+             $(addprefix src/lua/lua_,policy.c run.c reply.c failure.c probe.c candidate.c))
 MOD_SRC := $(filter-out $(LIB_SRC),$(wildcard src/lua/*.c))
 CLI_SRC := $(wildcard src/cli/*.c)
+TEST_SRC := $(wildcard spec/c/*_test.c)
+BENCH_SRC := $(wildcard spec/bench/*.c)
+FUZZ_SRC := $(wildcard spec/fuzz/*.c)
+
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 MOD_OBJ := $(MOD_SRC:%.c=$(BUILD)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o)
+TESTS   := $(TEST_SRC:%.c=$(BUILD)/%)
+BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
+FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
+# The library with its internals visible: for C tests and fuzzers, never installed.
+INTERNAL := $(BUILD)/internal.a
+SONAME  := libdeputy.so.$(SOVERSION)
 
 .PHONY: all
 all: $(BUILD)/libdeputy.a $(BUILD)/libdeputy.so $(BUILD)/deputy $(BUILD)/deputy.so
 
-$(BUILD)/%.o: %.c Makefile
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+# ---- objects and what is made of them --------------------------------------------------------------------------------
 
--include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(CLI_OBJ:.o=.d)
+# Changes when the compiler's command line does, so that one directory never mixes two of them.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(DATADIR)' | cmp -s - $@ || \
+	    printf '%s\n' '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(DATADIR)' > $@
+.PHONY: FORCE
+FORCE:
+
+$(CLI_OBJ) $(MOD_OBJ): DEFINES = -DDEPUTY_DATADIR='"$(DATADIR)"'
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(DEFINES) -MMD -MP -c $< -o $@
+
+$(INTERNAL): $(LIB_OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+# One object, so that nothing but deputy_* can clash with a name of the host's.
+$(BUILD)/libdeputy.a: $(LIB_OBJ)
+	@rm -f $@
+	$(LD) -r -o $(BUILD)/libdeputy.o $^
+	objcopy --localize-hidden $(BUILD)/libdeputy.o
+	$(AR) rcs $@ $(BUILD)/libdeputy.o
+
+$(BUILD)/$(SONAME): $(LIB_OBJ)
+	@printf '{ global: deputy_*; local: *; };\n' > $(BUILD)/libdeputy.map
+	$(CC) -shared -Wl,-soname,$(SONAME) -Wl,--version-script,$(BUILD)/libdeputy.map $(DEFINED) $^ -o $@ $(ALL_LDFLAGS) \
+	    $(PKG_LIBS)
+
+$(BUILD)/libdeputy.so: $(BUILD)/$(SONAME)
+	ln -sf $(SONAME) $@
+
+# Not linked with liblua: the lua_* come from the Lua that loads it.
+$(BUILD)/deputy.so: $(LIB_OBJ) $(MOD_OBJ)
+	@printf '{ global: luaopen_deputy; local: *; };\n' > $(BUILD)/module.map
+	$(CC) -shared -Wl,--version-script,$(BUILD)/module.map $^ -o $@ $(ALL_LDFLAGS) $(filter-out -llua5.4,$(PKG_LIBS))
+
+$(BUILD)/deputy: $(CLI_OBJ) $(BUILD)/libdeputy.a
+	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
+
+# A test that includes failing_malloc.h says itself which allocation fails.
+WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc
+$(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
+	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS)
+
+$(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
+	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
+
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
+	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
+
+-include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(FUZZERS:=.d)
+.SECONDARY: $(TESTS:=.o) $(BENCHES:=.o) $(FUZZERS:=.o)
+
+.PHONY: tests
+tests: all $(TESTS)
+
+# ---- for people ------------------------------------------------------------------------------------------------------
+
+# What needs packages installs them first and goes on in a make of its own, in which pkg-config can answer.
+AGAIN = @$(MAKE) --no-print-directory
+JOBS  ?= $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: help deps run test install uninstall lint asan tsan valgrind coverage fuzz bench soak docs clean
+help:
+	@echo 'make            libdeputy.a, libdeputy.so, deputy (the CLI) and deputy.so (the Lua module), in $(BUILD)/'
+	@echo 'make deps       installs the Debian packages that are missing'
+	@echo 'make run        the main job in three acts, against servers on this machine'
+	@echo 'make test       all tests; the last line is "N passed, N failed"'
+	@echo 'make install    to PREFIX ($(PREFIX)), under DESTDIR; make uninstall takes it away again'
+	@echo 'make lint       formats, floors, exported names, clang-tidy, luacheck'
+	@echo 'make asan       C tests and specs with AddressSanitizer and UBSan; tsan, valgrind: the same with these'
+	@echo 'make coverage   line and branch coverage, with its floors'
+	@echo 'make fuzz       every fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
+	@echo 'make bench      the figures'
+	@echo 'make soak       runs without end for SOAK_SECONDS ($(SOAK_SECONDS)), watching memory and descriptors'
+	@echo 'make docs       the reference as one page, in $(BUILD)/docs/'
+	@echo 'make clean      removes $(BUILD)/'
+
+deps:
+	@.ci/deps $(DEPS)
+
+run: deps
+	$(AGAIN) -s -j$(JOBS) all
+	@DEPUTY_BUILD=$(BUILD) lua5.4 examples/quickstart/demo.lua
+
+test: deps
+	$(AGAIN) -s -j$(JOBS) tests
+	@BUILD=$(BUILD) spec/run
+
+install: all
+	install -d '$(DESTDIR)$(PREFIX)/include/deputy' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin' \
+	    '$(DESTDIR)$(LUADIR)' '$(DESTDIR)$(DATADIR)'
+	install -m 644 include/deputy.h '$(DESTDIR)$(PREFIX)/include/'
+	install -m 644 include/deputy/provider.h '$(DESTDIR)$(PREFIX)/include/deputy/'
+	install -m 644 $(BUILD)/libdeputy.a '$(DESTDIR)$(PREFIX)/lib/'
+	install -m 755 $(BUILD)/$(SONAME) '$(DESTDIR)$(PREFIX)/lib/libdeputy.so.$(VERSION)'
+	ln -sf libdeputy.so.$(VERSION) '$(DESTDIR)$(PREFIX)/lib/$(SONAME)'
+	ln -sf $(SONAME) '$(DESTDIR)$(PREFIX)/lib/libdeputy.so'
+	sed -e 's/@VERSION@/$(VERSION)/' -e 's/@PKGS@/$(PKGS)/' src/deputy.pc.in \
+	    > '$(DESTDIR)$(PREFIX)/lib/pkgconfig/deputy.pc'
+	install -m 755 $(BUILD)/deputy '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 755 $(BUILD)/deputy.so '$(DESTDIR)$(LUADIR)/'
+	cd lua && find . -name '*.lua' -exec install -D -m 644 {} '$(abspath $(DESTDIR)$(DATADIR))/lua/{}' \;
+
+uninstall:
+	rm -f '$(DESTDIR)$(PREFIX)/include/deputy.h' '$(DESTDIR)$(PREFIX)/include/deputy/provider.h' \
+	    '$(DESTDIR)$(PREFIX)/lib/libdeputy.a' '$(DESTDIR)$(PREFIX)/lib/libdeputy.so' \
+	    '$(DESTDIR)$(PREFIX)/lib/$(SONAME)' '$(DESTDIR)$(PREFIX)/lib/libdeputy.so.$(VERSION)' \
+	    '$(DESTDIR)$(PREFIX)/lib/pkgconfig/deputy.pc' '$(DESTDIR)$(PREFIX)/bin/deputy' '$(DESTDIR)$(LUADIR)/deputy.so'
+	rm -rf '$(DESTDIR)$(DATADIR)'
+	-rmdir '$(DESTDIR)$(PREFIX)/include/deputy' 2>/dev/null
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+C_FILES = $(shell find src include spec examples -name '*.[ch]')
+
+lint: deps
+	@.ci/deps $(LINT_DEPS)
+	$(AGAIN) -s -j$(JOBS) all
+	$(AGAIN) lint-all
+
+.PHONY: lint-all tidy
+lint-all:
+	BUILD=$(BUILD) lua5.4 spec/lint
+	clang-format --dry-run -Werror $(C_FILES)
+	luacheck -q lua spec examples spec/lint
+	$(AGAIN) -j$(JOBS) tidy
+
+TIDY := $(wildcard src/*/*.c)
+tidy: $(TIDY:%=tidy/%)
+.PHONY: $(TIDY:%=tidy/%)
+$(TIDY:%=tidy/%): tidy/%:
+	@clang-tidy --quiet $* -- -std=c11 $(CPPFLAGS) $(PKG_CFLAGS) -DDEPUTY_DATADIR='""' 2>&1 | \
+	    { ! grep -vE '^[0-9]+ warnings? generated|^Suppressed|^Use -header-filter'; } && echo 'tidy $*'
+
+# Each in a directory of its own, so that they neither mix nor rebuild one another.
+FLAVOUR = $(MAKE) --no-print-directory -s -j$(JOBS) HARDEN= DEFINED=
+SAN_ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_TSAN := -fsanitize=thread -fno-omit-frame-pointer
+LSAN_OPTIONS := suppressions=$(CURDIR)/spec/support/lsan.supp:print_suppressions=0
+
+asan: deps
+	@$(FLAVOUR) BUILD=$(BUILD)/asan OPT='-O1 -g' CFLAGS='$(SAN_ASAN)' LDFLAGS='$(SAN_ASAN)' tests
+	@BUILD=$(BUILD)/asan LUA_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    LSAN_OPTIONS='$(LSAN_OPTIONS)' EXAMPLE_FLAGS='$(SAN_ASAN)' spec/run $(ONLY)
+
+# Newer kernels place libraries where this runtime does not look for them: hence setarch.
+tsan: deps
+	@$(FLAVOUR) BUILD=$(BUILD)/tsan OPT='-O1 -g' CFLAGS='$(SAN_TSAN)' LDFLAGS='$(SAN_TSAN)' tests
+	@BUILD=$(BUILD)/tsan LUA_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
+	    TSAN_OPTIONS='suppressions=$(CURDIR)/spec/support/tsan.supp' EXAMPLE_FLAGS='$(SAN_TSAN)' \
+	    setarch -R spec/run $(or $(ONLY),$(TEST_SRC) spec/install_spec.lua $(wildcard $(THREAD_SPECS)))
+
+THREAD_SPECS := spec/provider_spec.lua spec/engine_spec.lua spec/cli_spec.lua
+VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
+            --errors-for-leak-kinds=definite,indirect --num-callers=30 --suppressions=spec/support/valgrind.supp
+
+valgrind: deps
+	@.ci/deps valgrind libc6-dbg
+	$(AGAIN) -s -j$(JOBS) tests
+	@BUILD=$(BUILD) C_RUNNER='$(VALGRIND)' EXAMPLE_RUNNER='$(subst spec/,$(CURDIR)/spec/,$(VALGRIND))' \
+	    FILE_LIMIT_S=600 spec/run $(or $(ONLY),$(TEST_SRC) spec/install_spec.lua)
+
+GCOVR = gcovr --root . --object-directory $(BUILD)/coverage
+coverage: deps
+	@.ci/deps gcovr
+	@$(FLAVOUR) BUILD=$(BUILD)/coverage OPT='-O0 -g' CFLAGS='--coverage -fprofile-update=atomic' LDFLAGS=--coverage tests
+	@find $(BUILD)/coverage -name '*.gcda' -delete
+	@BUILD=$(BUILD)/coverage spec/run $(ONLY)
+	@echo 'all of src: at least 90 % of the lines'
+	@$(GCOVR) --filter src/ --exclude-unreachable-branches --fail-under-line 90
+	@echo 'gate and registry: every line and branch'
+	@$(GCOVR) --filter 'src/core/(gate|registry)\.c' --branches --exclude-unreachable-branches \
+	    --fail-under-line 100 --fail-under-branch 100
+
+FUZZ_SECONDS ?= 20
+fuzz: deps
+	@.ci/deps clang
+	@$(FLAVOUR) BUILD=$(BUILD)/fuzz CC=clang WARN= OPT='-O1 -g' CFLAGS='-fsanitize=fuzzer-no-link,address,undefined' \
+	    LDFLAGS='-fsanitize=address,undefined' fuzzers
+	@for name in $(notdir $(FUZZ_SRC:.c=)); do \
+	    echo "fuzz $$name"; \
+	    mkdir -p $(BUILD)/fuzz/corpus/$$name; \
+	    [ ! -d spec/fuzz/corpus/$$name ] || cp spec/fuzz/corpus/$$name/* $(BUILD)/fuzz/corpus/$$name/; \
+	    $(BUILD)/fuzz/spec/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 \
+	        -print_final_stats=1 -artifact_prefix=$(BUILD)/fuzz/$$name- $(BUILD)/fuzz/corpus/$$name || exit 1; \
+	done
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+
+bench: deps
+	$(AGAIN) -s -j$(JOBS) all benches
+	@BUILD=$(BUILD) DEPUTY_BUILD=$(BUILD) spec/bench/run
+.PHONY: benches
+benches: $(BENCHES)
+
+SOAK_SECONDS ?= 60
+soak: deps
+	$(AGAIN) -s -j$(JOBS) all
+	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
+
+docs: deps
+	@mkdir -p $(BUILD)/docs
+	@lua5.4 spec/docs.lua > $(BUILD)/docs/index.html
+	@echo $(BUILD)/docs/index.html
+
+clean:
+	rm -rf $(BUILD)
