@@ -186,7 +186,7 @@ void call_send(struct deputy_call *call)
         reply_take_fail(call, &failure);
         return;
     }
-    if (call->live && !call->timer && (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL) &&
+    if (call->live && (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL) &&
         arm(call, first_ms(call)) != DEPUTY_OK) {
         deputy_failure failure;
         failure_set(&failure, DEPUTY_FAILURE_ERROR, 0, "memory", "out of memory for a timer");

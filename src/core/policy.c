@@ -14,6 +14,8 @@ struct policy {
     unsigned refs;
     lua_State *L;
     struct budget *budget; /* of what runs right now; NULL outside */
+    lua_State *running;
+    void *host;
     uint64_t resumed_us;
     size_t bytes, max_bytes;
     struct policy_bindings bindings;
@@ -83,6 +85,16 @@ void policy_budget(const deputy_limits *limits, struct budget *budget)
     budget->instructions = limits->policy_instructions;
     budget->compute_us = (uint64_t)limits->policy_ms * 1000;
     budget->max_bytes = (int64_t)limits->policy_run_bytes;
+}
+
+void *policy_host(lua_State *L)
+{
+    return policy_of(L)->host;
+}
+
+lua_State *policy_running(lua_State *L)
+{
+    return policy_of(L)->running;
 }
 
 static void enter(struct policy *p, struct budget *budget)
@@ -160,7 +172,7 @@ static void describe(lua_State *L, int status, char *message, size_t size)
 }
 
 int policy_load(const char *name, const char *text, size_t len, const deputy_limits *limits, const char *settings,
-                const struct policy_bindings *bindings, struct policy **policy, deputy_error *error)
+                const struct policy_bindings *bindings, void *host, struct policy **policy, deputy_error *error)
 {
     size_t name_len = strlen(name) + 1;
     struct policy *p = calloc(1, sizeof(*p) + name_len);
@@ -170,6 +182,7 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
     memcpy(p->name, name, name_len);
     p->refs = 1;
     p->bindings = *bindings;
+    p->host = host;
     p->max_bytes = limits->policy_bytes;
     p->L = lua_newstate(allocate, p);
     if (!p->L) {
@@ -249,10 +262,17 @@ enum policy_result policy_resume(struct policy *policy, struct policy_thread *th
                                  char *message, size_t size)
 {
     int n = 0, status;
-    /* the first resume hands the body its argument; later ones hand nothing over: the body looks for itself */
-    int args = lua_status(thread->co) == LUA_YIELD ? 0 : 1;
+    bool begun = thread->begun;
+    if (lua_status(thread->co) != (begun ? LUA_YIELD : LUA_OK)) {
+        snprintf(message, size, "the run's coroutine was resumed or closed by somebody else");
+        return POLICY_FAILED;
+    }
+    thread->begun = true;
     enter(policy, budget);
-    status = lua_resume(thread->co, policy->L, args, &n);
+    policy->running = thread->co;
+    /* the first resume hands the body its argument; later ones hand nothing over: the body looks for itself */
+    status = lua_resume(thread->co, policy->L, begun ? 0 : 1, &n);
+    policy->running = NULL;
     leave(policy);
     if (status == LUA_YIELD) {
         lua_pop(thread->co, n);
@@ -274,6 +294,7 @@ void policy_stop(struct policy *policy, struct policy_thread *thread, bool done)
 {
     if (!thread->co)
         return;
+    thread->begun = false;
     if (done && policy->n_idle < IDLE_THREADS)
         policy->idle[policy->n_idle++] = *thread;
     else

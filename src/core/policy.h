@@ -28,6 +28,7 @@ struct budget {
 struct policy_thread {
     lua_State *co;
     int ref;
+    bool begun;
 };
 
 enum policy_result { POLICY_YIELDED, POLICY_RETURNED, POLICY_FAILED };
@@ -35,9 +36,13 @@ enum policy_result { POLICY_YIELDED, POLICY_RETURNED, POLICY_FAILED };
 /* Loads text (no bytecode) as a script: one reference on DEPUTY_OK. Otherwise error says file, line and what was
  * expected. The budget of a load is that of a run. */
 int policy_load(const char *name, const char *text, size_t len, const deputy_limits *limits, const char *settings,
-                const struct policy_bindings *bindings, struct policy **policy, deputy_error *error);
+                const struct policy_bindings *bindings, void *host, struct policy **policy, deputy_error *error);
 struct policy *policy_ref(struct policy *policy);
 void policy_unref(struct policy *policy); /* not while one of its coroutines runs; NULL is allowed */
+
+/* From inside Lua: what policy_load was given as host, and the coroutine of the run that is being resumed (or NULL). */
+void *policy_host(lua_State *L);
+lua_State *policy_running(lua_State *L);
 
 /* The script's table, pushed on L's stack. */
 void policy_push_script(lua_State *L);

@@ -26,54 +26,65 @@ enum run_state {
 
 enum run_choice { CHOICE_NONE, CHOICE_REPLY, CHOICE_FAILURE };
 
+/* One question to the central. */
+struct asking {
+    struct probe *probe; /* under way, or NULL when it was answered at once */
+    struct run *run;
+    bool pending;
+    uint64_t start_us;
+    size_t trace;
+    deputy_probe_answer answer;
+};
+
 struct run {
-    UT_hash_handle hh;
-    struct run *prev, *next; /* on the ready queue */
+    UT_hash_handle hh;       /* in engine->runs */
+    struct run *prev, *next; /* on engine->ready */
     bool queued, left_out;
     deputy_engine *engine;
     deputy_run_id id;
     enum run_state state;
-    bool waiting, check, finished;
+    bool check;   /* wants only a verdict */
+    bool waiting; /* the coroutine has yielded */
+    bool waits;   /* and it was one of our functions that yielded, not the script by itself */
 
-    struct policy *policy; /* the one it began with */
+    struct policy *policy; /* the one it began with; NULL: none was loaded */
     struct policy_thread thread;
     struct budget budget;
     void *handle; /* the script's object for this run, or NULL */
 
-    char *llm, *endpoint, *token; /* in one block with the run */
+    const char *llm, *endpoint, *token; /* in one block with the run */
     struct header_list headers;
     const void *body;
     size_t body_len;
     bool stream, whole;
-    deputy_provider *primary;
+    deputy_provider *primary; /* a reference; NULL: there is none to call */
     deputy_sink sink;
-    bool sink_paused, cancelled, late;
-    deputy_failure_kind over; /* why it must end: CANCELLED, DEADLINE; NONE otherwise */
 
-    uint64_t start_us, deadline_us;
+    uint64_t start_us, total_us;
     struct timer *timer;
+    bool cancelled, late, forced;
 
     struct deputy_call *calls; /* newest first */
-    unsigned n_calls;
     struct deputy_call *last_primary;
+    unsigned n_calls;
     int primaries, locals, probes;
 
-    struct probe *probe;
-    bool probing;
-    uint64_t probe_us;
-    deputy_probe_answer answer; /* the last one */
+    struct claim claim;
     struct permit permit;
-    struct deputy_call *renewing; /* the call whose stale permit the probe is to renew */
+    struct asking script_probe;
+    struct asking renewal;        /* the engine's own, for a permit that grew old */
+    struct deputy_call *renewing; /* whose */
 
     enum run_choice choice;
-    struct deputy_call *chosen;
-    deputy_failure failure;
-    bool head_sent, reply_ended;
+    struct deputy_call *chosen; /* whose bytes flow */
+    deputy_failure failure;     /* kind NONE: it went well */
+    bool head_sent, sink_paused;
     deputy_verdict script_verdict;
 
     deputy_trace *trace;
     size_t n_trace, trace_size;
-    size_t probe_trace;
+    deputy_trace first_trace[6];
+    char strings[];
 };
 
 /* ---- for the script (on the run's coroutine; each may settle at once) ------------------------------------------ */
@@ -84,8 +95,11 @@ struct deputy_call *run_primary(struct run *run, deputy_failure *failure);
 /* Hands the run to a local provider if the gate lets it; otherwise NULL with failure filled: kind REFUSED. */
 struct deputy_call *run_complete(struct run *run, deputy_provider *provider, deputy_failure *failure);
 
-/* Asks the central. The answer is in run->answer when run->probing is false again. */
+/* Asks the central. run->script_probe.answer counts when run->script_probe.pending is false again. */
 void run_probe(struct run *run);
+
+/* The last probe's answer as the gate sees it; UNREACHABLE before any. */
+deputy_verdict run_verdict(const struct run *run);
 
 /* What the script decided. A call that is not GOOD is no reply. */
 void run_choose(struct run *run, enum run_choice choice, struct deputy_call *call);

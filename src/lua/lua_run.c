@@ -1,0 +1,268 @@
+/* The run as a script sees it: straight-line functions, each of which waits by yielding to the host. */
+#include "core/run.h"
+#include "lua/lua_type.h"
+#include "lua/lua_values.h"
+
+#include <string.h>
+
+static const char key;
+
+/* Cleared by the core when the run is over. */
+struct handle {
+    struct run *run;
+};
+
+static struct run *check_run(lua_State *L)
+{
+    const struct handle *h = type_test(L, 1, &key);
+    if (!h)
+        luaL_error(L, "expected a run as the first argument: call its functions with a colon, as in run:primary()");
+    if (!h->run)
+        luaL_error(L, "this run is over: a script may not use it later");
+    return h->run;
+}
+
+/* A function that waits yields to the host; from anywhere else the yield would go astray. */
+static struct run *check_waiting_run(lua_State *L, const char *name)
+{
+    struct run *run = check_run(L);
+    if (L != run->thread.co)
+        luaL_error(L, "run:%s() was called inside another coroutine: only the run's own may wait", name);
+    if (!lua_isyieldable(L))
+        luaL_error(L, "run:%s() cannot wait here: a C function such as table.sort or string.gsub is on the stack", name);
+    return run;
+}
+
+static int wait(lua_State *L, struct run *run, lua_KContext context, lua_KFunction again)
+{
+    run->waits = true;
+    return lua_yieldk(L, 0, context, again);
+}
+
+/* ---- legs ------------------------------------------------------------------------------------------------------- */
+
+static int leg_result(lua_State *L, int status, lua_KContext context)
+{
+    struct deputy_call *call = (struct deputy_call *)context;
+    struct run *run = call->user;
+    (void)status;
+    switch (call->state) {
+    case CALL_OPEN:
+        return wait(L, run, context, leg_result);
+    case CALL_GOOD:
+        lua_reply_push(L, run->id, call);
+        return 1;
+    case CALL_BAD:
+        break;
+    }
+    lua_pushnil(L);
+    lua_failure_push(L, &call->failure);
+    return 2;
+}
+
+static int leg(lua_State *L, struct deputy_call *call, const deputy_failure *failure)
+{
+    if (call)
+        return leg_result(L, LUA_OK, (lua_KContext)call);
+    lua_pushnil(L);
+    lua_failure_push(L, failure);
+    return 2;
+}
+
+static int run_primary_(lua_State *L)
+{
+    struct run *run = check_waiting_run(L, "primary");
+    deputy_failure failure;
+    return leg(L, run_primary(run, &failure), &failure);
+}
+
+static deputy_provider *find_candidate(const struct run *run, const char *name)
+{
+    deputy_provider *const *list;
+    size_t n = registry_candidates(run->engine->registry, run->llm, &list);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i]->name, name) == 0)
+            return list[i];
+    return NULL;
+}
+
+static int run_complete_(lua_State *L)
+{
+    struct run *run = check_waiting_run(L, "complete");
+    const char *name = lua_candidate_name(L, 2);
+    deputy_failure failure = {.kind = DEPUTY_FAILURE_REFUSED, .retry_after_ms = -1};
+    if (!name)
+        return luaL_error(L, "run:complete(provider): expected what run:failover() or run:candidates() gave, got %s",
+                          luaL_typename(L, 2));
+    deputy_provider *provider = find_candidate(run, name);
+    if (!provider) {
+        strcpy(failure.code, "not_registered");
+        strcpy(failure.message, "this provider may not stand in for this LLM (it is not registered for it)");
+        return leg(L, NULL, &failure);
+    }
+    return leg(L, run_complete(run, provider, &failure), &failure);
+}
+
+static int probe_result(lua_State *L, int status, lua_KContext context)
+{
+    struct run *run = (struct run *)context;
+    (void)status;
+    if (run->script_probe.pending)
+        return wait(L, run, context, probe_result);
+    lua_probe_push(L, &run->script_probe.answer);
+    return 1;
+}
+
+static int run_probe_(lua_State *L)
+{
+    struct run *run = check_waiting_run(L, "probe");
+    run_probe(run);
+    return probe_result(L, LUA_OK, (lua_KContext)run);
+}
+
+/* ---- what does not wait ----------------------------------------------------------------------------------------- */
+
+static int run_failover(lua_State *L)
+{
+    const struct run *run = check_run(L);
+    deputy_provider *const *list;
+    if (registry_candidates(run->engine->registry, run->llm, &list) == 0)
+        return 0;
+    lua_candidate_push(L, list[0]->name);
+    return 1;
+}
+
+static int run_candidates(lua_State *L)
+{
+    const struct run *run = check_run(L);
+    deputy_provider *const *list;
+    size_t n = registry_candidates(run->engine->registry, run->llm, &list);
+    lua_createtable(L, (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        lua_candidate_push(L, list[i]->name);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int run_log(lua_State *L)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+    const struct run *run = check_run(L);
+    int level = luaL_checkoption(L, 2, "info", levels);
+    engine_log(run->engine, (deputy_log_level)level, "run %llu: %.400s", (unsigned long long)run->id,
+               luaL_checkstring(L, 3));
+    return 0;
+}
+
+static int index_run(lua_State *L)
+{
+    const struct handle *h = lua_touserdata(L, 1);
+    lua_settop(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+        return 1;
+    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    if (!h->run)
+        lua_pushnil(L);
+    else if (strcmp(name, "llm") == 0)
+        lua_pushstring(L, h->run->llm);
+    else if (strcmp(name, "endpoint") == 0)
+        lua_pushstring(L, h->run->endpoint);
+    else if (strcmp(name, "stream") == 0)
+        lua_pushboolean(L, h->run->stream);
+    else if (strcmp(name, "id") == 0)
+        lua_pushinteger(L, (lua_Integer)h->run->id);
+    else if (strcmp(name, "attempt") == 0)
+        lua_pushinteger(L, h->run->primaries);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+void lua_run_open(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"primary", run_primary_}, {"failover", run_failover}, {"candidates", run_candidates},
+        {"probe", run_probe_},     {"complete", run_complete_}, {"log", run_log},
+        {NULL, NULL},
+    };
+    type_register(L, &key, "deputy.run", index_run, NULL, methods);
+}
+
+/* ---- the bodies of coroutines ------------------------------------------------------------------------------------- */
+
+static struct deputy_call *find_call(const struct run *run, unsigned number)
+{
+    struct deputy_call *call;
+    for (call = run->calls; call; call = call->next)
+        if (call->number == number)
+            return call;
+    return NULL;
+}
+
+static int route_done(lua_State *L, int status, lua_KContext context)
+{
+    struct run *run = (struct run *)context;
+    (void)status;
+    unsigned number = lua_reply_number(L, -2, run->id);
+    if (number) {
+        run_choose(run, CHOICE_REPLY, find_call(run, number));
+    } else if (!lua_toboolean(L, -2)) {
+        run_choose(run, CHOICE_FAILURE, NULL);
+    } else {
+        run_choose(run, CHOICE_NONE, NULL);
+        run_note(run, "nonsense");
+        engine_log(run->engine, DEPUTY_LOG_ERROR,
+                   "run %llu: route returned %s; expected a reply of this run, or nil and a failure",
+                   (unsigned long long)run->id, luaL_typename(L, -2));
+    }
+    return 0;
+}
+
+int lua_run_route(lua_State *L)
+{
+    struct run *run = lua_touserdata(L, 1);
+    struct handle *handle = type_push(L, &key, sizeof(*handle));
+    handle->run = run;
+    run->handle = handle;
+    policy_push_script(L);
+    lua_getfield(L, -1, "route");
+    lua_pushvalue(L, 2);
+    lua_callk(L, 1, 2, (lua_KContext)run, route_done);
+    return route_done(L, LUA_OK, (lua_KContext)run);
+}
+
+static int verdict_done(lua_State *L, int status, lua_KContext context)
+{
+    struct run *run = (struct run *)context;
+    const char *word = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    (void)status;
+    if (strcmp(word, "allowed") == 0)
+        run->script_verdict = DEPUTY_ALLOWED;
+    else if (strcmp(word, "forbidden") == 0)
+        run->script_verdict = DEPUTY_FORBIDDEN;
+    else
+        run->script_verdict = DEPUTY_UNREACHABLE;
+    return 0;
+}
+
+static int verdict_probed(lua_State *L, int status, lua_KContext context)
+{
+    struct run *run = (struct run *)context;
+    (void)status;
+    if (run->script_probe.pending)
+        return wait(L, run, context, verdict_probed);
+    policy_push_script(L);
+    lua_getfield(L, -1, "verdict");
+    lua_probe_push(L, &run->script_probe.answer);
+    lua_callk(L, 1, 1, context, verdict_done);
+    return verdict_done(L, LUA_OK, context);
+}
+
+int lua_run_verdict(lua_State *L)
+{
+    struct run *run = lua_touserdata(L, 1);
+    run_probe(run);
+    return verdict_probed(L, LUA_OK, (lua_KContext)run);
+}
