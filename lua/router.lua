@@ -14,14 +14,13 @@ local UNAVAILABLE_STATUS = { [408] = true, [425] = true, [429] = true }
 
 --- May somebody else answer in the primary's place after this failure?
 function M.should_failover(failure)
-  if failure.kind == "cancelled" or failure.kind == "deadline" then return false end
+  local kind, status = failure.kind, failure.status
+  if kind == "cancelled" or kind == "deadline" then return false end
   if settings.failoverOn == "any" then return true end
-  local status = failure.status
-  if status and (failure.kind == "status" or failure.kind == "in_band") then
-    return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599) or
-      (failure.kind == "in_band" and status >= 200 and status <= 299)
+  if kind == "status" or (kind == "in_band" and status and status >= 300) then
+    return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599)
   end
-  return UNAVAILABLE_KIND[failure.kind] == true
+  return UNAVAILABLE_KIND[kind] == true
 end
 
 --- What a probe means: "allowed", "forbidden" or "unreachable". Only a clean 2xx allows.

@@ -208,7 +208,7 @@ static int ask_provider(deputy_engine *engine, const char *name, enum call_purpo
     uint32_t ms = timeout_ms ? timeout_ms : engine->options.timeouts.connect_ms;
     struct timer *timer = timer_start(engine->timers, ms, query_late, call);
     if (timer) {
-        call_send(call);
+        call_send(call, loop_now_us());
         wait_for(engine, &q->over);
         *failure = call->failure;
         code = call->state == CALL_GOOD ? DEPUTY_OK : DEPUTY_EFAILED;

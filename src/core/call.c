@@ -11,11 +11,19 @@
 
 /* ---- headers ---------------------------------------------------------------------------------------------------- */
 
+void header_list_borrow(struct header_list *to, deputy_header *headers, size_t n)
+{
+    to->list = headers;
+    to->n = n;
+    to->borrowed = true;
+}
+
 int header_list_copy(struct header_list *to, const deputy_header *headers, size_t n)
 {
     size_t bytes = n * sizeof(deputy_header);
     to->list = NULL;
     to->n = 0;
+    to->borrowed = false;
     if (n == 0)
         return DEPUTY_OK;
     for (size_t i = 0; i < n; i++)
@@ -37,7 +45,8 @@ int header_list_copy(struct header_list *to, const deputy_header *headers, size_
 
 void header_list_free(struct header_list *list)
 {
-    free(list->list);
+    if (!list->borrowed)
+        free(list->list);
     list->list = NULL;
     list->n = 0;
 }
@@ -55,7 +64,7 @@ const char *header_find(const deputy_header *headers, size_t n, const char *name
 struct deputy_call *call_new(deputy_engine *engine, deputy_provider *provider, enum call_purpose purpose,
                              const struct call_owner *owner, void *user)
 {
-    struct deputy_call *call = calloc(1, sizeof(*call));
+    struct deputy_call *call = pool_take(&engine->call_pool, sizeof(*call));
     if (!call)
         return NULL;
     call->engine = engine;
@@ -82,7 +91,7 @@ void call_free(struct deputy_call *call)
     buffer_free(&call->held);
     sse_free(&call->sse);
     deputy_provider_unref(call->provider);
-    free(call);
+    pool_give(&call->engine->call_pool, call);
 }
 
 void call_settle(struct deputy_call *call, enum call_state state)
@@ -171,10 +180,10 @@ static int ask(struct deputy_call *call)
     return v->complete(self, call, &call->request);
 }
 
-void call_send(struct deputy_call *call)
+void call_send(struct deputy_call *call, uint64_t now_us)
 {
     call->live = true;
-    call->start_us = call->last_us = loop_now_us();
+    call->start_us = call->last_us = now_us;
     call->engine->depth++;
     int code = ask(call);
     call->engine->depth--;
@@ -197,7 +206,7 @@ void call_send(struct deputy_call *call)
 void call_send_again(struct deputy_call *call)
 {
     call->stale = false;
-    call_send(call);
+    call_send(call, loop_now_us());
 }
 
 void call_accept(struct deputy_call *call)

@@ -28,6 +28,7 @@ struct call_owner {
 struct header_list {
     deputy_header *list; /* one block with its strings; NULL when empty */
     size_t n;
+    bool borrowed; /* not ours to free */
 };
 
 struct worker;
@@ -72,7 +73,7 @@ struct deputy_call *call_new(deputy_engine *engine, deputy_provider *provider, e
                              const struct call_owner *owner, void *user);
 
 /* Asks the provider. The call may be settled when this returns; owner->settled is called all the same. */
-void call_send(struct deputy_call *call);
+void call_send(struct deputy_call *call, uint64_t now_us);
 
 /* Asks it again after a stale permit was renewed. */
 void call_send_again(struct deputy_call *call);
@@ -95,6 +96,9 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure);
 /* For reply.c: the provider has ended the call. */
 void call_settle(struct deputy_call *call, enum call_state state);
 void call_linger(struct deputy_call *call, uint64_t ms);
+
+/* Points at headers that outlive the list. */
+void header_list_borrow(struct header_list *to, deputy_header *headers, size_t n);
 
 /* Copies headers into one block. DEPUTY_OK or DEPUTY_ENOMEM. */
 int header_list_copy(struct header_list *to, const deputy_header *headers, size_t n);

@@ -202,6 +202,8 @@ int engine_new(const deputy_options *options, struct registry *registry, deputy_
     deputy_engine *e = calloc(1, sizeof(*e));
     if (!e)
         return error_set(error, DEPUTY_ENOMEM, "out of memory for an engine");
+    e->run_pool.size = sizeof(struct run) + RUN_STRINGS;
+    e->call_pool.size = sizeof(struct deputy_call);
     e->owner = pthread_self();
     e->options = *options;
     pthread_mutex_init(&e->lock, NULL);
@@ -276,6 +278,8 @@ void deputy_engine_free(deputy_engine *engine)
     DL_FOREACH_SAFE (engine->cancels, c, next)
         free(c);
     pthread_mutex_destroy(&engine->lock);
+    pool_empty(&engine->run_pool);
+    pool_empty(&engine->call_pool);
     free_options(&engine->options);
     free(engine);
 }

@@ -3,6 +3,7 @@
 #ifndef CORE_ENGINE_H
 #define CORE_ENGINE_H
 
+#include "base/pool.h"
 #include "core/policy.h"
 #include "core/registry.h"
 #include "net/loop.h"
@@ -28,10 +29,10 @@ struct deputy_engine {
     struct policy *policy; /* NULL: none loaded */
     deputy_provider *central;
 
+    struct pool run_pool, call_pool;
     struct run *runs; /* by number */
     struct run *ready;
     deputy_run_id last_run;
-    struct query *queries;
 
     struct deputy_call *working; /* calls whose provider runs on a worker thread, abandoned ones too */
     pthread_mutex_t lock;        /* guards cancels */

@@ -27,7 +27,7 @@ static bool is_private(const char *name)
 
 static int copy_headers(struct run *run, const deputy_request *request)
 {
-    static const deputy_header json = {"content-type", "application/json"};
+    static deputy_header json = {"content-type", "application/json"};
     deputy_header passed[64];
     size_t n = 0;
     bool typed = false;
@@ -37,6 +37,10 @@ static int copy_headers(struct run *run, const deputy_request *request)
             continue;
         typed = typed || strcasecmp(h->name, "content-type") == 0;
         passed[n++] = *h;
+    }
+    if (n == 0) {
+        header_list_borrow(&run->headers, &json, 1);
+        return DEPUTY_OK;
     }
     if (!typed)
         passed[n++] = json;
@@ -102,10 +106,15 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
     size_t token_size = token ? strlen(token) + 1 : 0;
     if (endpoint_size > 256)
         return error_set(error, DEPUTY_EINVAL, "endpoint: expected at most 255 bytes, got %zu", endpoint_size - 1);
-    struct run *run = calloc(1, sizeof(*run) + llm_size + endpoint_size + token_size);
-    if (!run)
+    size_t strings = llm_size + endpoint_size + token_size;
+    struct run *run = pool_take(&engine->run_pool, sizeof(*run));
+    if (run && strings > RUN_STRINGS)
+        run->more_strings = malloc(strings);
+    if (!run || (strings > RUN_STRINGS && !run->more_strings)) {
+        pool_give(&engine->run_pool, run);
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a run");
-    char *at = run->strings;
+    }
+    char *at = run->more_strings ? run->more_strings : run->strings;
     run->engine = engine;
     run->id = engine->last_run + 1;
     run->start_us = loop_now_us();
@@ -125,13 +134,15 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
     if (request->total_ms && request->total_ms < o->timeouts.total_ms)
         run->total_us = (uint64_t)request->total_ms * 1000;
     if (copy_headers(run, request) != DEPUTY_OK) {
-        free(run);
+        free(run->more_strings);
+        pool_give(&engine->run_pool, run);
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a run's headers");
     }
     HASH_ADD(hh, engine->runs, id, sizeof(run->id), run);
     if (run->left_out) {
         header_list_free(&run->headers);
-        free(run);
+        free(run->more_strings);
+        pool_give(&engine->run_pool, run);
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a run");
     }
     engine->last_run = run->id;

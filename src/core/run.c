@@ -14,7 +14,7 @@ static const char *const json_endpoints[] = {"chat/completions", "completions", 
 
 enum { NO_TRACE = RUN_TRACE_MAX };
 
-static size_t trace_begin(struct run *run, deputy_leg leg, int attempt, const char *provider)
+static size_t trace_begin(struct run *run, deputy_leg leg, int attempt, const char *provider, uint64_t now_us)
 {
     if (run->n_trace == run->trace_size) {
         size_t size = run->trace_size * 2 > RUN_TRACE_MAX ? RUN_TRACE_MAX : run->trace_size * 2;
@@ -29,25 +29,31 @@ static size_t trace_begin(struct run *run, deputy_leg leg, int attempt, const ch
     }
     deputy_trace *t = &run->trace[run->n_trace];
     *t = (deputy_trace){
-        .leg = leg, .attempt = attempt, .start_us = loop_now_us() - run->start_us, .kind = "", .provider = provider};
+        .leg = leg, .attempt = attempt, .start_us = now_us - run->start_us, .kind = "", .provider = provider};
     return run->n_trace++;
 }
 
-static void trace_end(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict)
+static void trace_end_at(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict, uint64_t now_us)
 {
     if (at >= run->n_trace)
         return;
     deputy_trace *t = &run->trace[at];
-    t->end_us = loop_now_us() - run->start_us;
+    t->end_us = now_us - run->start_us;
     t->status = status;
     t->kind = kind;
     t->verdict = verdict;
 }
 
+static void trace_end(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict)
+{
+    trace_end_at(run, at, status, kind, verdict, loop_now_us());
+}
+
 void run_note(struct run *run, const char *kind)
 {
-    size_t at = trace_begin(run, DEPUTY_LEG_POLICY, 1, NULL);
-    trace_end(run, at, 0, kind, DEPUTY_UNREACHABLE);
+    uint64_t now = loop_now_us();
+    size_t at = trace_begin(run, DEPUTY_LEG_POLICY, 1, NULL, now);
+    trace_end_at(run, at, 0, kind, DEPUTY_UNREACHABLE, now);
 }
 
 /* ---- the queue -------------------------------------------------------------------------------------------------- */
@@ -164,11 +170,12 @@ struct deputy_call *run_primary(struct run *run, deputy_failure *failure)
     struct deputy_call *call = new_leg(run, run->primary, CALL_PRIMARY, failure);
     if (!call)
         return NULL;
+    uint64_t now = loop_now_us();
     call->attempt = ++run->primaries;
     call->request.bearer_token = run->token;
-    call->trace = trace_begin(run, DEPUTY_LEG_PRIMARY, call->attempt, NULL);
+    call->trace = trace_begin(run, DEPUTY_LEG_PRIMARY, call->attempt, NULL, now);
     run->last_primary = call;
-    call_send(call);
+    call_send(call, now);
     return call;
 }
 
@@ -176,8 +183,9 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, dep
 {
     const deputy_options *o = &run->engine->options;
     struct permit spent = {0};
+    uint64_t now = loop_now_us();
     if (o->gate == DEPUTY_GATE_PROBE) {
-        int code = gate_spend(&run->permit, &run->claim, (uint64_t)o->permit_ms * 1000, loop_now_us(), &spent);
+        int code = gate_spend(&run->permit, &run->claim, (uint64_t)o->permit_ms * 1000, now, &spent);
         if (code != DEPUTY_OK) {
             failure_set(failure, DEPUTY_FAILURE_REFUSED, 0, "gate",
                         "the gate withheld '%s': %s (switch: policy.gate)", provider->name,
@@ -197,20 +205,20 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, dep
     call->attempt = ++run->locals;
     call->permit = spent;
     call->claim = run->claim;
-    call->trace = trace_begin(run, DEPUTY_LEG_LOCAL, call->attempt, provider->name);
-    call_send(call);
+    call->trace = trace_begin(run, DEPUTY_LEG_LOCAL, call->attempt, provider->name, now);
+    call_send(call, now);
     return call;
 }
 
 /* ---- asking the central ----------------------------------------------------------------------------------------- */
 
-static void answered(struct asking *a, const deputy_probe_answer *answer)
+static void answered(struct asking *a, const deputy_probe_answer *answer, uint64_t now_us)
 {
     struct run *run = a->run;
     a->probe = NULL;
     a->pending = false;
     a->answer = *answer;
-    trace_end(run, a->trace, answer->status, deputy_probe_kind_name(answer->kind), gate_verdict(answer));
+    trace_end_at(run, a->trace, answer->status, deputy_probe_kind_name(answer->kind), gate_verdict(answer), now_us);
     /* only the script's own probe may leave a permit behind; a renewal's goes to its call alone */
     if (a == &run->script_probe)
         gate_grant(&run->permit, &run->claim, answer, a->start_us);
@@ -219,7 +227,7 @@ static void answered(struct asking *a, const deputy_probe_answer *answer)
 static void on_answer(void *user, const deputy_probe_answer *answer)
 {
     struct asking *a = user;
-    answered(a, answer);
+    answered(a, answer, loop_now_us());
     run_wake(a->run);
 }
 
@@ -231,21 +239,22 @@ static void ask_central(struct run *run, struct asking *a)
     a->run = run;
     a->pending = true;
     a->start_us = loop_now_us();
-    a->trace = trace_begin(run, DEPUTY_LEG_PROBE, ++run->probes, NULL);
+    a->trace = trace_begin(run, DEPUTY_LEG_PROBE, ++run->probes, NULL, a->start_us);
     if (a == &run->script_probe)
         memset(&run->permit, 0, sizeof(run->permit));
     if (!run->token) {
-        answered(a, &answer);
+        answered(a, &answer, a->start_us);
     } else if (o->probe) {
         run->engine->depth++;
         o->probe(o->probe_user, run->llm, run->token, &answer);
         run->engine->depth--;
-        answer.us = loop_now_us() - a->start_us;
+        uint64_t now = loop_now_us();
+        answer.us = now - a->start_us;
         answer.content_type[sizeof(answer.content_type) - 1] = '\0';
-        answered(a, &answer);
+        answered(a, &answer, now);
     } else if (!o->central_url) {
         answer.kind = DEPUTY_PROBE_CONNECT;
-        answered(a, &answer);
+        answered(a, &answer, a->start_us);
     } else {
         struct probe_request request = {
             .central_url = o->central_url,
@@ -260,7 +269,7 @@ static void ask_central(struct run *run, struct asking *a)
             .on_answer = on_answer,
         };
         if (probe_start(run->engine->loop, &request, &a->probe, &answer) != DEPUTY_OK || !a->probe)
-            answered(a, &answer);
+            answered(a, &answer, a->start_us);
     }
 }
 
@@ -374,7 +383,8 @@ static void free_run(struct run *run)
     header_list_free(&run->headers);
     if (run->trace != run->first_trace)
         free(run->trace);
-    free(run);
+    free(run->more_strings);
+    pool_give(&engine->run_pool, run);
 }
 
 static void finish(struct run *run, deputy_result result)

@@ -14,7 +14,7 @@
 
 #include <uthash.h>
 
-enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64 };
+enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64, RUN_STRINGS = 256 };
 
 enum run_state {
     RUN_QUEUED,   /* not begun */
@@ -52,7 +52,8 @@ struct run {
     struct budget budget;
     void *handle; /* the script's object for this run, or NULL */
 
-    const char *llm, *endpoint, *token; /* in one block with the run */
+    const char *llm, *endpoint, *token; /* in strings, or where that has no room in more_strings */
+    char *more_strings;
     struct header_list headers;
     const void *body;
     size_t body_len;
@@ -84,7 +85,7 @@ struct run {
     deputy_trace *trace;
     size_t n_trace, trace_size;
     deputy_trace first_trace[6];
-    char strings[];
+    char strings[]; /* RUN_STRINGS bytes, not cleared */
 };
 
 /* ---- for the script (on the run's coroutine; each may settle at once) ------------------------------------------ */

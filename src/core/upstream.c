@@ -50,7 +50,7 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     return code;
 }
 
-static void fill_failure(deputy_failure *failure, const struct http_result *result, const char *name)
+void upstream_failure(deputy_failure *failure, const struct http_result *result, const char *name)
 {
     static const struct {
         deputy_failure_kind kind;
@@ -78,7 +78,7 @@ static void on_end(void *user, const struct http_result *result)
         if (result->end == HTTP_COMPLETE) {
             deputy_reply_end(call);
         } else {
-            fill_failure(&failure, result, deputy_provider_name(call->provider));
+            upstream_failure(&failure, result, deputy_provider_name(call->provider));
             deputy_reply_fail(call, &failure);
         }
     }

@@ -18,6 +18,9 @@ struct upstream_request {
 /* Sends it and answers the call from what comes. DEPUTY_OK, or a code with the call not answered. */
 int upstream_send(struct deputy_call *call, const struct upstream_request *request, deputy_error *error);
 
+/* What an exchange that did not end well means for a call; name is the provider's. */
+void upstream_failure(deputy_failure *failure, const struct http_result *result, const char *name);
+
 /* For the vtable. */
 void upstream_cancel(void *self, struct deputy_call *call);
 void upstream_resume(void *self, struct deputy_call *call);
