@@ -243,7 +243,11 @@ typedef struct deputy_options {
     struct uv_loop_s *loop; /* a loop lent by the host, on this thread, which the host runs; NULL: the engine's own */
 } deputy_options;
 
+#ifdef __cplusplus
+#define DEPUTY_INIT(type) ([] { type zeroed = {}; zeroed.size = sizeof(zeroed); return zeroed; }())
+#else
 #define DEPUTY_INIT(type) ((type){.size = sizeof(type)})
+#endif
 
 /* Makes an engine. All strings are copied. It has no policy yet: until one is loaded, a run is its primary call and
  * nothing more. On failure *engine is NULL. */
