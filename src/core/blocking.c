@@ -79,7 +79,7 @@ static void take_end(void *user, const deputy_outcome *outcome)
     if (keep_outcome(w, outcome) != DEPUTY_OK)
         w->out_of_memory = true;
     if (w->answer && w->run)
-        *w->answer = w->run->script_probe.answer;
+        *w->answer = w->run->last_answer;
     w->over = true;
 }
 

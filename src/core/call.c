@@ -116,28 +116,41 @@ static bool before_first(const struct deputy_call *call)
     return call->state == CALL_OPEN && (call->is_stream ? !call->sse.output : !call->has_head);
 }
 
+/* When the silence so far becomes a failure: microseconds from now, 0 when it is one. code names the timeout. */
+static uint64_t left_us(const struct deputy_call *call, uint64_t now, uint64_t *limit, const char **code)
+{
+    bool first = before_first(call);
+    bool reader_is_slow = call->flowing && (call->paused || buffer_len(&call->held) > 0);
+    uint64_t since = first ? call->start_us : reader_is_slow ? now : call->last_us;
+    *limit = (first ? first_ms(call) : call->engine->options.timeouts.idle_ms) * (uint64_t)1000;
+    *code = !first ? "idle" : call->wants_stream ? "first_token" : "first_byte";
+    uint64_t whole = call->limit_ms * (uint64_t)1000;
+    if (whole && !call->flowing && call->start_us + whole < since + *limit) {
+        since = call->start_us;
+        *limit = whole;
+        *code = "total";
+    }
+    return since + *limit > now ? since + *limit - now : 0;
+}
+
 static void on_timer(void *user)
 {
     struct deputy_call *call = user;
-    uint64_t now = loop_now_us();
+    const char *code;
+    uint64_t limit, left;
     if (call->lingering) {
         call_stop(call);
         reply_take_end(call);
         return;
     }
-    bool first = before_first(call);
-    uint64_t limit = (first ? first_ms(call) : call->engine->options.timeouts.idle_ms) * (uint64_t)1000;
-    uint64_t since = first ? call->start_us : call->last_us;
     if (!call->live)
         return;
-    if (!first && (call->paused || buffer_len(&call->held) > 0) && call->flowing)
-        since = now; /* it is the reader who is slow */
-    if (now - since < limit) {
-        timer_again(call->timer, (limit - (now - since)) / 1000 + 1);
+    left = left_us(call, loop_now_us(), &limit, &code);
+    if (left > 0) {
+        timer_again(call->timer, left / 1000 + 1);
         return;
     }
     deputy_failure failure;
-    const char *code = !first ? "idle" : call->wants_stream ? "first_token" : "first_byte";
     failure_set(&failure, DEPUTY_FAILURE_TIMEOUT, 0, code, "%s: nothing came for %u ms (timeout: %s)",
                 call->provider->name, (unsigned)(limit / 1000), code);
     call_fail(call, &failure);
@@ -150,6 +163,20 @@ static int arm(struct deputy_call *call, uint64_t ms)
     else
         call->timer = timer_start(call->engine->timers, ms, on_timer, call);
     return call->timer ? DEPUTY_OK : DEPUTY_ENOMEM;
+}
+
+/* A leg of a run that is under way has a timer that looks at it when its silence would be too long. */
+static int watch(struct deputy_call *call)
+{
+    const char *code;
+    uint64_t limit, now = loop_now_us();
+    return arm(call, left_us(call, now, &limit, &code) / 1000 + 1);
+}
+
+void call_rewatch(struct deputy_call *call)
+{
+    if (call->timer && call->live && !call->lingering)
+        watch(call);
 }
 
 void call_linger(struct deputy_call *call, uint64_t ms)
@@ -195,8 +222,8 @@ void call_send(struct deputy_call *call, uint64_t now_us)
         reply_take_fail(call, &failure);
         return;
     }
-    if (call->live && (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL) &&
-        arm(call, first_ms(call)) != DEPUTY_OK) {
+    if (call->live && !call->lingering && (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL) &&
+        watch(call) != DEPUTY_OK) {
         deputy_failure failure;
         failure_set(&failure, DEPUTY_FAILURE_ERROR, 0, "memory", "out of memory for a timer");
         call_fail(call, &failure);

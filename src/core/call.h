@@ -49,6 +49,7 @@ struct deputy_call {
     bool paused;    /* the provider waits for resume */
     bool stale;     /* its permit grew too old before the first byte */
     bool has_head, is_stream, wants_stream, whole, json, truncated;
+    bool dropped;   /* a hedge gave it up: it has no word in the outcome */
     bool lingering; /* all that matters has come; a clean end is awaited for a moment */
     deputy_request request; /* what the provider is asked; borrowed from the owner */
     void *data;             /* the provider's */
@@ -63,6 +64,7 @@ struct deputy_call {
     deputy_failure failure;
 
     struct timer *timer;
+    uint32_t limit_ms;          /* for the whole leg, until its reply is accepted; 0: none */
     uint64_t start_us, last_us; /* last_us: when something came */
     struct worker *worker;      /* the provider blocks */
     size_t trace;
@@ -95,6 +97,7 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure);
 
 /* For reply.c: the provider has ended the call. */
 void call_settle(struct deputy_call *call, enum call_state state);
+void call_rewatch(struct deputy_call *call); /* another timeout counts from now on */
 void call_linger(struct deputy_call *call, uint64_t ms);
 
 /* Points at headers that outlive the list. */

@@ -119,20 +119,22 @@ struct source {
     const struct policy_bindings *bindings;
 };
 
-static const char script_key;
+static const char *const function_names[] = {
+    [POLICY_ROUTE] = "route", [POLICY_VERDICT] = "verdict", [POLICY_SHOULD_FAILOVER] = "should_failover"};
 
-void policy_push_script(lua_State *L)
+void policy_push(lua_State *L, enum policy_function function)
 {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &script_key);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &function_names[function]);
 }
 
-static void expect_function(lua_State *L, const char *file, const char *name)
+/* Looked up by name here and not again: a run finds it by its place. */
+static void keep_function(lua_State *L, const char *file, const char *const *name)
 {
-    lua_getfield(L, -1, name);
+    lua_getfield(L, -1, *name);
     if (!lua_isfunction(L, -1))
-        luaL_error(L, "%s: expected the script's table to have a function '%s', found %s", file, name,
+        luaL_error(L, "%s: expected the script's table to have a function '%s', found %s", file, *name,
                    luaL_typename(L, -1));
-    lua_pop(L, 1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, name);
 }
 
 static int load_protected(lua_State *L)
@@ -149,10 +151,8 @@ static int load_protected(lua_State *L)
     if (!lua_istable(L, -1))
         return luaL_error(L, "%s: expected the script to return a table with route, should_failover and verdict, it returned %s",
                           s->name, luaL_typename(L, -1));
-    expect_function(L, s->name, "route");
-    expect_function(L, s->name, "should_failover");
-    expect_function(L, s->name, "verdict");
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &script_key);
+    for (size_t i = 0; i < sizeof(function_names) / sizeof(function_names[0]); i++)
+        keep_function(L, s->name, &function_names[i]);
     return 0;
 }
 

@@ -44,8 +44,9 @@ void policy_unref(struct policy *policy); /* not while one of its coroutines run
 void *policy_host(lua_State *L);
 lua_State *policy_running(lua_State *L);
 
-/* The script's table, pushed on L's stack. */
-void policy_push_script(lua_State *L);
+/* One of the functions that every script has, as it was when the script was loaded, pushed on L's stack. */
+enum policy_function { POLICY_ROUTE, POLICY_SHOULD_FAILOVER, POLICY_VERDICT };
+void policy_push(lua_State *L, enum policy_function function);
 
 /* A coroutine for a run, ready to be resumed; `check` takes bindings.verdict for its body. DEPUTY_OK or DEPUTY_ENOMEM. */
 int policy_start(struct policy *policy, bool check, void *run, struct policy_thread *thread);

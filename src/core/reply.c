@@ -72,6 +72,8 @@ int reply_take_head(struct deputy_call *call, int status, const deputy_header *h
     if (call->is_stream)
         sse_init(&call->sse, EVENT_MAX);
     buffer_init(&call->held, hold_limit(call));
+    if (!call->is_stream)
+        call_rewatch(call);
     return header_list_copy(&call->head, headers, n_headers);
 }
 
@@ -236,7 +238,7 @@ static void fail_now(struct deputy_call *call, deputy_failure_kind kind, const c
 /* After the bytes are safe: what do they mean for the stream? */
 static int look_at_events(struct deputy_call *call, const char *bytes, size_t len)
 {
-    bool had_error = call->sse.error, had_done = call->sse.done;
+    bool had_error = call->sse.error, had_done = call->sse.done, had_output = call->sse.output;
     if (sse_feed(&call->sse, bytes, len, NULL) != DEPUTY_OK) {
         fail_now(call, DEPUTY_FAILURE_ERROR, "memory", "out of memory while reading the stream");
         return DEPUTY_ECANCELED;
@@ -245,6 +247,8 @@ static int look_at_events(struct deputy_call *call, const char *bytes, size_t le
         call_linger(call, LINGER_ERROR_MS);
     else if (call->sse.done && !had_done)
         call_linger(call, LINGER_DONE_MS);
+    if (call->sse.output && !had_output)
+        call_rewatch(call);
     if (call->state == CALL_OPEN && call->sse.output && !call->sse.error && !call->whole)
         call_settle(call, CALL_GOOD);
     return DEPUTY_OK;

@@ -14,7 +14,7 @@
 
 #include <uthash.h>
 
-enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64, RUN_STRINGS = 256 };
+enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64, RUN_STRINGS = 256, RUN_PERMITS_MAX = 4 };
 
 enum run_state {
     RUN_QUEUED,   /* not begun */
@@ -25,16 +25,6 @@ enum run_state {
 };
 
 enum run_choice { CHOICE_NONE, CHOICE_REPLY, CHOICE_FAILURE };
-
-/* One question to the central. */
-struct asking {
-    struct probe *probe; /* under way, or NULL when it was answered at once */
-    struct run *run;
-    bool pending;
-    uint64_t start_us;
-    size_t trace;
-    deputy_probe_answer answer;
-};
 
 struct run {
     UT_hash_handle hh;       /* in engine->runs */
@@ -66,15 +56,14 @@ struct run {
     bool cancelled, late, forced;
 
     struct deputy_call *calls; /* newest first */
-    struct deputy_call *last_primary;
     unsigned n_calls;
     int primaries, locals, probes;
 
     struct claim claim;
-    struct permit permit;
-    struct asking script_probe;
-    struct asking renewal;        /* the engine's own, for a permit that grew old */
-    struct deputy_call *renewing; /* whose */
+    struct permit permits[RUN_PERMITS_MAX]; /* not spent yet */
+    struct asking *askings;                 /* newest first */
+    deputy_probe_answer last_answer;        /* about the run's own LLM */
+    struct nap *naps;
 
     enum run_choice choice;
     struct deputy_call *chosen; /* whose bytes flow */
@@ -90,14 +79,25 @@ struct run {
 
 /* ---- for the script (on the run's coroutine; each may settle at once) ------------------------------------------ */
 
-/* A new attempt at the primary, or NULL with failure filled (over a limit, out of memory). */
-struct deputy_call *run_primary(struct run *run, deputy_failure *failure);
+/* A new attempt at the primary, or NULL with failure filled (over a limit, out of memory). timeout_ms bounds this attempt
+ * alone; 0: the leg's own timeouts. */
+struct deputy_call *run_primary(struct run *run, uint32_t timeout_ms, deputy_failure *failure);
 
 /* Hands the run to a local provider if the gate lets it; otherwise NULL with failure filled: kind REFUSED. */
-struct deputy_call *run_complete(struct run *run, deputy_provider *provider, deputy_failure *failure);
+struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uint32_t timeout_ms,
+                                 deputy_failure *failure);
 
-/* Asks the central. run->script_probe.answer counts when run->script_probe.pending is false again. */
-void run_probe(struct run *run);
+/* Ends every leg and question that is still open, but the call given: the rest of a hedge. */
+void run_drop_open(struct run *run, const struct deputy_call *but);
+
+/* A pause. over is true when it has passed. NULL when out of memory or with too many at once. */
+struct nap {
+    struct nap *next;
+    struct run *run;
+    struct timer *timer;
+    bool over;
+};
+struct nap *run_nap(struct run *run, uint64_t ms);
 
 /* The last probe's answer as the gate sees it; UNREACHABLE before any. */
 deputy_verdict run_verdict(const struct run *run);
@@ -105,7 +105,14 @@ deputy_verdict run_verdict(const struct run *run);
 /* What the script decided. A call that is not GOOD is no reply. */
 void run_choose(struct run *run, enum run_choice choice, struct deputy_call *call);
 
-/* What happened, for the trace and the log. */
+/* ---- the trace (trace.c) ----------------------------------------------------------------------------------------- */
+
+/* An entry that is under way; RUN_TRACE_MAX when there is no room, which trace_end takes for nothing. */
+size_t trace_begin(struct run *run, deputy_leg leg, int attempt, const char *provider, uint64_t now_us);
+void trace_end_at(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict, uint64_t now_us);
+void trace_end(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict);
+
+/* What happened to the policy, at once. kind is a static string. */
 void run_note(struct run *run, const char *kind);
 
 /* ---- for the engine --------------------------------------------------------------------------------------------- */

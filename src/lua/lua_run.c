@@ -1,4 +1,5 @@
 /* The run as a script sees it: straight-line functions, each of which waits by yielding to the host. */
+#include "core/ask.h"
 #include "core/run.h"
 #include "lua/lua_type.h"
 #include "lua/lua_values.h"
@@ -39,6 +40,22 @@ static int wait(lua_State *L, struct run *run, lua_KContext context, lua_KFuncti
     return lua_yieldk(L, 0, context, again);
 }
 
+/* The optional table of a leg: timeout_ms, a whole number from 1. */
+static uint32_t timeout_of(lua_State *L, int index)
+{
+    if (lua_isnoneornil(L, index))
+        return 0;
+    luaL_checktype(L, index, LUA_TTABLE);
+    if (lua_getfield(L, index, "timeout_ms") == LUA_TNIL) {
+        lua_pop(L, 1);
+        return 0;
+    }
+    lua_Integer ms = luaL_checkinteger(L, -1);
+    luaL_argcheck(L, ms >= 1 && ms <= UINT32_MAX, index, "timeout_ms: expected 1 or more milliseconds");
+    lua_pop(L, 1);
+    return (uint32_t)ms;
+}
+
 /* ---- legs ------------------------------------------------------------------------------------------------------- */
 
 static int leg_result(lua_State *L, int status, lua_KContext context)
@@ -73,7 +90,7 @@ static int run_primary_(lua_State *L)
 {
     struct run *run = check_waiting_run(L, "primary");
     deputy_failure failure;
-    return leg(L, run_primary(run, &failure), &failure);
+    return leg(L, run_primary(run, timeout_of(L, 2), &failure), &failure);
 }
 
 static deputy_provider *find_candidate(const struct run *run, const char *name)
@@ -100,24 +117,54 @@ static int run_complete_(lua_State *L)
         strcpy(failure.message, "this provider may not stand in for this LLM (it is not registered for it)");
         return leg(L, NULL, &failure);
     }
-    return leg(L, run_complete(run, provider, &failure), &failure);
+    return leg(L, run_complete(run, provider, timeout_of(L, 3), &failure), &failure);
 }
 
 static int probe_result(lua_State *L, int status, lua_KContext context)
 {
-    struct run *run = (struct run *)context;
+    struct asking *asking = (struct asking *)context;
     (void)status;
-    if (run->script_probe.pending)
-        return wait(L, run, context, probe_result);
-    lua_probe_push(L, &run->script_probe.answer);
+    if (asking->pending)
+        return wait(L, asking->run, context, probe_result);
+    lua_probe_push(L, &asking->answer);
     return 1;
 }
 
-static int run_probe_(lua_State *L)
+static int run_probe(lua_State *L)
 {
+    static const deputy_probe_answer over_limit = {.kind = DEPUTY_PROBE_LIMIT};
     struct run *run = check_waiting_run(L, "probe");
-    run_probe(run);
-    return probe_result(L, LUA_OK, (lua_KContext)run);
+    const char *llm = NULL;
+    uint32_t timeout_ms = timeout_of(L, 2);
+    if (lua_istable(L, 2) && lua_getfield(L, 2, "llm") != LUA_TNIL)
+        llm = luaL_checkstring(L, -1);
+    struct asking *asking = ask_central(run, llm, timeout_ms);
+    if (asking)
+        return probe_result(L, LUA_OK, (lua_KContext)asking);
+    lua_probe_push(L, &over_limit);
+    return 1;
+}
+
+static int nap_result(lua_State *L, int status, lua_KContext context)
+{
+    struct nap *nap = (struct nap *)context;
+    (void)status;
+    if (!nap->over)
+        return wait(L, nap->run, context, nap_result);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int run_sleep(lua_State *L)
+{
+    struct run *run = check_waiting_run(L, "sleep");
+    lua_Number ms = luaL_checknumber(L, 2);
+    if (!(ms >= 0 && ms <= 86400000))
+        return luaL_error(L, "run:sleep(ms): expected 0 to 86400000 milliseconds, got %f", ms);
+    struct nap *nap = run_nap(run, (uint64_t)ms);
+    if (!nap)
+        return luaL_error(L, "run:sleep(ms): too many pauses at once, or out of memory");
+    return nap_result(L, LUA_OK, (lua_KContext)nap);
 }
 
 /* ---- what does not wait ----------------------------------------------------------------------------------------- */
@@ -184,7 +231,8 @@ void lua_run_open(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         {"primary", run_primary_}, {"failover", run_failover}, {"candidates", run_candidates},
-        {"probe", run_probe_},     {"complete", run_complete_}, {"log", run_log},
+        {"probe", run_probe},      {"complete", run_complete_}, {"log", run_log},
+        {"sleep", run_sleep},
         {NULL, NULL},
     };
     type_register(L, &key, "deputy.run", index_run, NULL, methods);
@@ -226,8 +274,7 @@ int lua_run_route(lua_State *L)
     struct handle *handle = type_push(L, &key, sizeof(*handle));
     handle->run = run;
     run->handle = handle;
-    policy_push_script(L);
-    lua_getfield(L, -1, "route");
+    policy_push(L, POLICY_ROUTE);
     lua_pushvalue(L, 2);
     lua_callk(L, 1, 2, (lua_KContext)run, route_done);
     return route_done(L, LUA_OK, (lua_KContext)run);
@@ -249,20 +296,20 @@ static int verdict_done(lua_State *L, int status, lua_KContext context)
 
 static int verdict_probed(lua_State *L, int status, lua_KContext context)
 {
-    struct run *run = (struct run *)context;
+    struct asking *asking = (struct asking *)context;
     (void)status;
-    if (run->script_probe.pending)
-        return wait(L, run, context, verdict_probed);
-    policy_push_script(L);
-    lua_getfield(L, -1, "verdict");
-    lua_probe_push(L, &run->script_probe.answer);
-    lua_callk(L, 1, 1, context, verdict_done);
-    return verdict_done(L, LUA_OK, context);
+    if (asking->pending)
+        return wait(L, asking->run, context, verdict_probed);
+    policy_push(L, POLICY_VERDICT);
+    lua_probe_push(L, &asking->answer);
+    lua_callk(L, 1, 1, (lua_KContext)asking->run, verdict_done);
+    return verdict_done(L, LUA_OK, (lua_KContext)asking->run);
 }
 
 int lua_run_verdict(lua_State *L)
 {
-    struct run *run = lua_touserdata(L, 1);
-    run_probe(run);
-    return verdict_probed(L, LUA_OK, (lua_KContext)run);
+    struct asking *asking = ask_central(lua_touserdata(L, 1), NULL, 0);
+    if (!asking)
+        return luaL_error(L, "out of memory for a probe");
+    return verdict_probed(L, LUA_OK, (lua_KContext)asking);
 }
