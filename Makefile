@@ -58,12 +58,16 @@ all: $(BUILD)/libdeputy.a $(BUILD)/libdeputy.so $(BUILD)/deputy $(BUILD)/deputy.
 # Changes when the compiler's command line does, so that one directory never mixes two of them.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(DATADIR)' | cmp -s - $@ || \
-	    printf '%s\n' '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(DATADIR)' > $@
+	@$(call write_if_changed,$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS))
+$(BUILD)/datadir: FORCE
+	@mkdir -p $(@D)
+	@$(call write_if_changed,$(DATADIR))
+write_if_changed = printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' > $@
 .PHONY: FORCE
 FORCE:
 
 $(CLI_OBJ) $(MOD_OBJ): DEFINES = -DDEPUTY_DATADIR='"$(DATADIR)"'
+$(CLI_OBJ) $(MOD_OBJ): $(BUILD)/datadir
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(DEFINES) -MMD -MP -c $< -o $@
@@ -145,6 +149,11 @@ test: deps
 	$(AGAIN) -s -j$(JOBS) tests
 	@BUILD=$(BUILD) spec/run
 
+# The same without a look at packages and at what is to be built again: ONLY="spec/router_spec.lua spec/c/gate_test.c"
+.PHONY: check
+check:
+	@BUILD=$(BUILD) spec/run $(ONLY)
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/include/deputy' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin' \
 	    '$(DESTDIR)$(LUADIR)' '$(DESTDIR)$(DATADIR)'
@@ -197,34 +206,36 @@ SAN_ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 SAN_TSAN := -fsanitize=thread -fno-omit-frame-pointer
 LSAN_OPTIONS := suppressions=$(CURDIR)/spec/support/lsan.supp:print_suppressions=0
 
+MAKE_ASAN = $(FLAVOUR) BUILD=$(BUILD)/asan OPT='-O1 -g' CFLAGS='$(SAN_ASAN)' LDFLAGS='$(SAN_ASAN)'
 asan: deps
-	@$(FLAVOUR) BUILD=$(BUILD)/asan OPT='-O1 -g' CFLAGS='$(SAN_ASAN)' LDFLAGS='$(SAN_ASAN)' tests
-	@BUILD=$(BUILD)/asan LUA_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	    LSAN_OPTIONS='$(LSAN_OPTIONS)' EXAMPLE_FLAGS='$(SAN_ASAN)' spec/run $(ONLY)
+	@$(MAKE_ASAN) tests
+	@LUA_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    LSAN_OPTIONS='$(LSAN_OPTIONS)' EXAMPLE_FLAGS='$(SAN_ASAN)' $(MAKE_ASAN) check
 
 # Newer kernels place libraries where this runtime does not look for them: hence setarch.
+MAKE_TSAN = $(FLAVOUR) BUILD=$(BUILD)/tsan OPT='-O1 -g' CFLAGS='$(SAN_TSAN)' LDFLAGS='$(SAN_TSAN)'
 tsan: deps
-	@$(FLAVOUR) BUILD=$(BUILD)/tsan OPT='-O1 -g' CFLAGS='$(SAN_TSAN)' LDFLAGS='$(SAN_TSAN)' tests
-	@BUILD=$(BUILD)/tsan LUA_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
-	    TSAN_OPTIONS='suppressions=$(CURDIR)/spec/support/tsan.supp' EXAMPLE_FLAGS='$(SAN_TSAN)' \
-	    setarch -R spec/run $(or $(ONLY),$(TEST_SRC) spec/install_spec.lua $(wildcard $(THREAD_SPECS)))
+	@$(MAKE_TSAN) tests
+	@LUA_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" EXAMPLE_FLAGS='$(SAN_TSAN)' \
+	    TSAN_OPTIONS='suppressions=$(CURDIR)/spec/support/tsan.supp' setarch -R $(MAKE_TSAN) check
 
-THREAD_SPECS := spec/provider_spec.lua spec/engine_spec.lua spec/cli_spec.lua
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
-            --errors-for-leak-kinds=definite,indirect --num-callers=30 --suppressions=spec/support/valgrind.supp
-
+            --errors-for-leak-kinds=definite,indirect --num-callers=30 \
+            --suppressions=$(CURDIR)/spec/support/valgrind.supp
 valgrind: deps
 	@.ci/deps valgrind libc6-dbg
 	$(AGAIN) -s -j$(JOBS) tests
-	@BUILD=$(BUILD) C_RUNNER='$(VALGRIND)' EXAMPLE_RUNNER='$(subst spec/,$(CURDIR)/spec/,$(VALGRIND))' \
-	    FILE_LIMIT_S=600 spec/run $(or $(ONLY),$(TEST_SRC) spec/install_spec.lua)
+	@C_RUNNER='$(VALGRIND)' EXAMPLE_RUNNER='$(VALGRIND)' FILE_LIMIT_S=900 \
+	    $(MAKE) --no-print-directory -s check ONLY='$(or $(ONLY),$(TEST_SRC) spec/install_spec.lua)'
 
 GCOVR = gcovr --root . --object-directory $(BUILD)/coverage
+MAKE_COVERAGE = $(FLAVOUR) BUILD=$(BUILD)/coverage OPT='-O0 -g' CFLAGS='--coverage -fprofile-update=atomic' \
+                LDFLAGS=--coverage
 coverage: deps
 	@.ci/deps gcovr
-	@$(FLAVOUR) BUILD=$(BUILD)/coverage OPT='-O0 -g' CFLAGS='--coverage -fprofile-update=atomic' LDFLAGS=--coverage tests
+	@$(MAKE_COVERAGE) tests
 	@find $(BUILD)/coverage -name '*.gcda' -delete
-	@BUILD=$(BUILD)/coverage spec/run $(ONLY)
+	@EXAMPLE_FLAGS=--coverage $(MAKE_COVERAGE) check
 	@echo 'all of src: at least 90 % of the lines'
 	@$(GCOVR) --filter src/ --exclude-unreachable-branches --fail-under-line 90
 	@echo 'gate and registry: every line and branch'
