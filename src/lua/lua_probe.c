@@ -5,10 +5,17 @@
 
 static const char key;
 
+struct answer {
+    uint64_t us;
+    deputy_probe_kind kind;
+    int status;
+    char content_type[];
+};
+
 static int index_answer(lua_State *L)
 {
-    const deputy_probe_answer *a = lua_touserdata(L, 1);
-    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    const struct answer *a = lua_touserdata(L, 1);
+    const char *name = type_field(L);
     if (strcmp(name, "status") == 0 && a->kind == DEPUTY_PROBE_OK)
         lua_pushinteger(L, a->status);
     else if (strcmp(name, "kind") == 0)
@@ -29,6 +36,10 @@ void lua_probe_open(lua_State *L)
 
 void lua_probe_push(lua_State *L, const deputy_probe_answer *answer)
 {
-    deputy_probe_answer *a = type_push(L, &key, sizeof(*a));
-    *a = *answer;
+    size_t type = strlen(answer->content_type) + 1;
+    struct answer *a = type_push(L, &key, sizeof(*a) + type);
+    a->us = answer->us;
+    a->kind = answer->kind;
+    a->status = answer->status;
+    memcpy(a->content_type, answer->content_type, type);
 }

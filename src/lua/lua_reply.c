@@ -7,17 +7,17 @@ static const char key;
 
 struct reply {
     deputy_run_id run;
+    size_t size;
     unsigned number;
     int status;
     bool stream;
-    size_t size;
-    char content_type[64];
+    char content_type[];
 };
 
 static int index_reply(lua_State *L)
 {
     const struct reply *r = lua_touserdata(L, 1);
-    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    const char *name = type_field(L);
     if (strcmp(name, "status") == 0 && r->status)
         lua_pushinteger(L, r->status);
     else if (strcmp(name, "content_type") == 0 && r->content_type[0])
@@ -38,13 +38,14 @@ void lua_reply_open(lua_State *L)
 
 void lua_reply_push(lua_State *L, deputy_run_id run, const struct deputy_call *call)
 {
-    struct reply *r = type_push(L, &key, sizeof(*r));
+    size_t type = strlen(call->content_type) + 1;
+    struct reply *r = type_push(L, &key, sizeof(*r) + type);
     r->run = run;
     r->number = call->number;
     r->status = call->status;
     r->stream = call->is_stream;
     r->size = buffer_len(&call->held);
-    memcpy(r->content_type, call->content_type, sizeof(r->content_type));
+    memcpy(r->content_type, call->content_type, type);
 }
 
 unsigned lua_reply_number(lua_State *L, int index, deputy_run_id run)

@@ -15,7 +15,7 @@ struct handle {
 
 static struct run *check_run(lua_State *L)
 {
-    const struct handle *h = type_test(L, 1, &key);
+    const struct handle *h = type_self(L);
     if (!h)
         luaL_error(L, "expected a run as the first argument: call its functions with a colon, as in run:primary()");
     if (!h->run)
@@ -205,11 +205,10 @@ static int run_log(lua_State *L)
 static int index_run(lua_State *L)
 {
     const struct handle *h = lua_touserdata(L, 1);
-    lua_settop(L, 2);
     lua_pushvalue(L, 2);
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
         return 1;
-    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    const char *name = type_field(L);
     if (!h->run)
         lua_pushnil(L);
     else if (strcmp(name, "llm") == 0)

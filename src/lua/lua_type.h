@@ -5,7 +5,7 @@
 #include <lauxlib.h>
 
 /* Registers a type: name is what scripts see in messages, index is its __index (called with the object and a key),
- * methods (may be NULL) are what index finds as its first upvalue. May raise. */
+ * methods (may be NULL) are what index finds as its first upvalue; each of them can use type_self. May raise. */
 static inline void type_register(lua_State *L, const void *key, const char *name, lua_CFunction index,
                                  lua_CFunction tostring, const luaL_Reg *methods)
 {
@@ -15,8 +15,10 @@ static inline void type_register(lua_State *L, const void *key, const char *name
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
     lua_newtable(L);
-    if (methods)
-        luaL_setfuncs(L, methods, 0);
+    if (methods) {
+        lua_pushvalue(L, -2);
+        luaL_setfuncs(L, methods, 1);
+    }
     lua_pushcclosure(L, index, 1);
     lua_setfield(L, -2, "__index");
     if (tostring) {
@@ -45,6 +47,23 @@ static inline void *type_test(lua_State *L, int index, const void *key)
     int same = lua_rawequal(L, -1, -2);
     lua_pop(L, 2);
     return same ? object : NULL;
+}
+
+/* The same for argument 1 of a method, without a look into the registry. */
+static inline void *type_self(lua_State *L)
+{
+    void *object = lua_touserdata(L, 1);
+    if (!object || !lua_getmetatable(L, 1))
+        return NULL;
+    int same = lua_rawequal(L, -1, lua_upvalueindex(1));
+    lua_pop(L, 1);
+    return same ? object : NULL;
+}
+
+/* The key that an __index was asked for; "" when it is not a string, which no field is called. */
+static inline const char *type_field(lua_State *L)
+{
+    return lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
 }
 
 #endif
