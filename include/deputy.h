@@ -68,6 +68,10 @@ typedef enum deputy_verdict { DEPUTY_UNREACHABLE = 0, DEPUTY_FORBIDDEN = 1, DEPU
  * POLICY: the script alone decides; only the host can choose that. */
 typedef enum deputy_gate { DEPUTY_GATE_PROBE = 0, DEPUTY_GATE_POLICY = 1 } deputy_gate;
 
+/* What happens when a script that is loaded is not fail-closed in every world that `verify` looks at: it is refused, or
+ * loaded with a warning in the log, or not looked at. */
+typedef enum deputy_verify { DEPUTY_VERIFY_REFUSE = 0, DEPUTY_VERIFY_WARN = 1, DEPUTY_VERIFY_OFF = 2 } deputy_verify;
+
 typedef enum deputy_log_level { DEPUTY_LOG_ERROR = 0, DEPUTY_LOG_WARN, DEPUTY_LOG_INFO, DEPUTY_LOG_DEBUG } deputy_log_level;
 
 typedef struct deputy_engine deputy_engine;
@@ -233,6 +237,7 @@ typedef struct deputy_options {
     size_t n_inference;
     const char *policy_settings; /* a JSON object that reaches the script as `settings`; NULL for {} */
     deputy_gate gate;
+    deputy_verify verify;
     uint32_t permit_ms; /* [5000] how long a clean 2xx stays good for its one dispatch */
     deputy_timeouts timeouts;
     deputy_limits limits;
@@ -265,6 +270,21 @@ DEPUTY_API int deputy_load_policy(deputy_engine *engine, const char *path, deput
 /* The same from memory; name stands for the file in messages. */
 DEPUTY_API int deputy_load_policy_text(deputy_engine *engine, const char *name, const char *text, size_t len,
                                        deputy_error *error);
+
+/* Runs a script against a simulated world, without any network or provider, and reports what it found. */
+typedef struct deputy_verify_options {
+    size_t size;
+    unsigned depth;              /* [3] requests in a row, 1 to 6 */
+    const char *format;          /* ["text"] "text", "json" or "markdown" */
+    const char *policy_settings; /* as in deputy_options */
+    deputy_gate gate;            /* as in deputy_options */
+    uint32_t timeout_ms;         /* [60000] */
+} deputy_verify_options;
+
+/* *report is malloc'ed text, the caller's, or NULL when the script could not be run at all. *fail_closed is the finding.
+ * DEPUTY_OK whenever there is a finding. options may be NULL. Any thread; needs no engine. */
+DEPUTY_API int deputy_verify_policy(const deputy_verify_options *options, const char *path, char **report,
+                                    bool *fail_closed, deputy_error *error);
 
 /* ---- registry and failover map --------------------------------------------------------------------------------- */
 
@@ -338,6 +358,10 @@ DEPUTY_API void deputy_cancel(deputy_engine *engine, deputy_run_id run);
 /* The sink of a paused run takes bytes again. They come from the loop, not from inside this call. */
 DEPUTY_API void deputy_resume(deputy_engine *engine, deputy_run_id run);
 
+/* What a run is doing: the leg under way that began last, else the one that ended last. Its strings live until the loop
+ * is turned again. DEPUTY_ENOTFOUND when the run is over or has not begun; then *leg is untouched. */
+DEPUTY_API int deputy_progress(const deputy_engine *engine, deputy_run_id run, deputy_trace *leg);
+
 /* A whole reply, for callers that wait for it. Owns what it points at. */
 typedef struct deputy_reply {
     size_t size;
@@ -368,6 +392,10 @@ DEPUTY_API int deputy_is_available(deputy_engine *engine, const char *provider, 
 typedef void (*deputy_model_fn)(void *user, const char *model);
 DEPUTY_API int deputy_list_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
                                   deputy_model_fn each, void *user, deputy_error *error);
+
+/* The counters that the script keeps (count(name, n)), sorted by name; each as in deputy_list_failovers. */
+typedef int (*deputy_counter_fn)(void *user, const char *name, double value);
+DEPUTY_API int deputy_list_counters(const deputy_engine *engine, deputy_counter_fn each, void *user);
 
 /* ---- a host's own loop ------------------------------------------------------------------------------------------ */
 
