@@ -143,7 +143,7 @@ deps:
 
 run: deps
 	$(AGAIN) -s -j$(JOBS) all
-	@DEPUTY_BUILD=$(BUILD) lua5.4 examples/quickstart/demo.lua
+	@DEPUTY_BUILD=$(BUILD) DEPUTY_LUA=$(CURDIR)/lua lua5.4 examples/quickstart/demo.lua
 
 test: deps
 	$(AGAIN) -s -j$(JOBS) tests

@@ -240,7 +240,9 @@ describe("an installed copy", function()
       "central": { "url": "%s", "bearerToken": "tok" },
       "providers": [ { "name": "local", "type": "openai", "url": "%s/v1", "model": "qwen3", "failoverFor": "claude" } ]
     }]], central.url, model.url))
-    local r = run(concat(runner, { prefix .. "/bin/deputy", "ask", "-c", config, "claude", "Hi", cwd = dest }))
+    local r = run(concat(runner, { prefix .. "/bin/deputy", "ask", "-c", config, "claude", "Hi" }, {
+      cwd = dest, env = { DEPUTY_LUA = false },
+    }))
     assert.equal("Hello from local\n", r.stdout)
     assert.equal(1, central:count("HEAD"))
     os.remove(config)
