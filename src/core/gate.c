@@ -41,8 +41,7 @@ struct claim gate_claim(deputy_run_id run, const char *llm, const char *token)
             claim.subject = (claim.subject ^ *p) * 1099511628211u;
         while (*p++);
     }
-    if (claim.subject == 0)
-        claim.subject = 1;
+    claim.subject |= 1;
     return claim;
 }
 
