@@ -45,8 +45,10 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     if (!up->call)
         return DEPUTY_ECANCELED;
     int code = deputy_reply_bytes(up->call, bytes, len);
-    if (code != DEPUTY_OK && code != DEPUTY_PAUSE)
+    if (code != DEPUTY_OK && code != DEPUTY_PAUSE) {
+        deputy_call_set_data(up->call, NULL); /* a cancel that follows must not find what on_end frees */
         up->call = NULL;
+    }
     return code;
 }
 

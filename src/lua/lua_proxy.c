@@ -48,32 +48,26 @@ static deputy_failure_kind kind_named(const char *name)
     return DEPUTY_FAILURE_NONE;
 }
 
-static void copy_field(lua_State *L, const char *name, char *to, size_t size)
+/* Pushes a field; NULL when it is not a string. */
+static const char *text_field(lua_State *L, const char *name)
 {
-    if (lua_getfield(L, 1, name) == LUA_TSTRING)
-        error_copy(to, size, lua_tostring(L, -1));
-    lua_pop(L, 1);
+    return lua_getfield(L, 1, name) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
 }
 
 /* Argument 1 is an error value with fields. */
 static int read_fields(lua_State *L)
 {
     deputy_failure *failure = lua_touserdata(L, 2);
-    deputy_failure_kind kind = DEPUTY_FAILURE_NONE;
+    const char *kind_name = text_field(L, "kind"), *code = text_field(L, "code"), *message = text_field(L, "message");
+    deputy_failure_kind kind = kind_name ? kind_named(kind_name) : DEPUTY_FAILURE_NONE;
     int whole;
-    if (lua_getfield(L, 1, "kind") == LUA_TSTRING)
-        kind = kind_named(lua_tostring(L, -1));
     lua_getfield(L, 1, "status");
     lua_Integer status = lua_tointegerx(L, -1, &whole);
-    if (lua_type(L, -1) == LUA_TNUMBER && whole && status >= 100 && status <= 999)
-        failure->status = (int)status;
-    lua_pop(L, 2);
-    if (kind != DEPUTY_FAILURE_NONE)
-        failure->kind = kind;
-    else if (failure->status)
-        failure->kind = DEPUTY_FAILURE_STATUS;
-    copy_field(L, "code", failure->code, sizeof(failure->code));
-    copy_field(L, "message", failure->message, sizeof(failure->message));
+    if (lua_type(L, -1) != LUA_TNUMBER || !whole || status < 100 || status > 999)
+        status = 0;
+    if (kind == DEPUTY_FAILURE_NONE)
+        kind = status ? DEPUTY_FAILURE_STATUS : DEPUTY_FAILURE_ERROR;
+    failure_set(failure, kind, (int)status, code, "%s", message ? message : failure->message);
     if (lua_getfield(L, 1, "retry_after") == LUA_TNUMBER) {
         lua_Number seconds = lua_tonumber(L, -1);
         if (seconds >= 0 && seconds < 1e9)
@@ -281,8 +275,7 @@ static void send_rest(deputy_call *call, const char *at, size_t len)
         deputy_call_set_data(call, rest);
         return;
     }
-    if (code == DEPUTY_OK || code == DEPUTY_PAUSE)
-        deputy_call_set_data(call, NULL);
+    deputy_call_set_data(call, NULL);
     free(rest);
     if (code == DEPUTY_OK)
         deputy_reply_end(call);

@@ -302,6 +302,7 @@ static void stream(struct echo *echo, deputy_call *call)
         if (code == DEPUTY_PAUSE)
             return;
         if (code != DEPUTY_OK) {
+            deputy_call_set_data(call, NULL);
             free_echo(echo);
             return;
         }
