@@ -19,6 +19,7 @@ struct policy {
     uint64_t resumed_us;
     size_t bytes, max_bytes;
     struct policy_bindings bindings;
+    int slots[POLICY_SLOTS]; /* references in the registry: found faster than by key */
     size_t n_idle;
     struct policy_thread idle[IDLE_THREADS];
     char name[];
@@ -47,8 +48,10 @@ static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
         free(ptr);
     } else {
         block = realloc(ptr, size);
-        if (!block)
+        if (!block && size > old)
             return NULL;
+        if (!block)
+            block = ptr; /* Lua counts on it that a block can always become smaller */
     }
     p->bytes += size - old;
     if (p->budget)
@@ -119,22 +122,26 @@ struct source {
     const struct policy_bindings *bindings;
 };
 
-static const char *const function_names[] = {
-    [POLICY_ROUTE] = "route", [POLICY_VERDICT] = "verdict", [POLICY_SHOULD_FAILOVER] = "should_failover"};
+static const char *const function_names[POLICY_FUNCTIONS] = {
+    [POLICY_ROUTE] = "route", [POLICY_SHOULD_FAILOVER] = "should_failover", [POLICY_VERDICT] = "verdict"};
 
-void policy_push(lua_State *L, enum policy_function function)
+void policy_keep(lua_State *L, enum policy_slot slot)
 {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &function_names[function]);
+    policy_of(L)->slots[slot] = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-/* Looked up by name here and not again: a run finds it by its place. */
-static void keep_function(lua_State *L, const char *file, const char *const *name)
+void policy_push(lua_State *L, enum policy_slot slot)
 {
-    lua_getfield(L, -1, *name);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, policy_of(L)->slots[slot]);
+}
+
+static void keep_function(lua_State *L, const char *file, enum policy_slot slot)
+{
+    lua_getfield(L, -1, function_names[slot]);
     if (!lua_isfunction(L, -1))
-        luaL_error(L, "%s: expected the script's table to have a function '%s', found %s", file, *name,
+        luaL_error(L, "%s: expected the script's table to have a function '%s', found %s", file, function_names[slot],
                    luaL_typename(L, -1));
-    lua_rawsetp(L, LUA_REGISTRYINDEX, name);
+    policy_keep(L, slot);
 }
 
 static int load_protected(lua_State *L)
@@ -151,8 +158,8 @@ static int load_protected(lua_State *L)
     if (!lua_istable(L, -1))
         return luaL_error(L, "%s: expected the script to return a table with route, should_failover and verdict, it returned %s",
                           s->name, luaL_typename(L, -1));
-    for (size_t i = 0; i < sizeof(function_names) / sizeof(function_names[0]); i++)
-        keep_function(L, s->name, &function_names[i]);
+    for (enum policy_slot slot = 0; slot < POLICY_FUNCTIONS; slot++)
+        keep_function(L, s->name, slot);
     return 0;
 }
 

@@ -44,9 +44,15 @@ void policy_unref(struct policy *policy); /* not while one of its coroutines run
 void *policy_host(lua_State *L);
 lua_State *policy_running(lua_State *L);
 
-/* One of the functions that every script has, as it was when the script was loaded, pushed on L's stack. */
-enum policy_function { POLICY_ROUTE, POLICY_SHOULD_FAILOVER, POLICY_VERDICT };
-void policy_push(lua_State *L, enum policy_function function);
+/* What the bindings keep in a state, each found by its place: the functions that every script has, as they were when it was
+ * loaded, and the bindings' own values. policy_keep takes the value from the top of the stack and may raise. */
+enum policy_slot {
+    POLICY_ROUTE, POLICY_SHOULD_FAILOVER, POLICY_VERDICT, POLICY_FUNCTIONS,
+    POLICY_TYPE_RUN = POLICY_FUNCTIONS, POLICY_TYPE_FAILURE, POLICY_TYPE_REPLY, POLICY_TYPE_PROBE,
+    POLICY_TYPE_CANDIDATE, POLICY_CANDIDATES, POLICY_SLOTS
+};
+void policy_keep(lua_State *L, enum policy_slot slot);
+void policy_push(lua_State *L, enum policy_slot slot);
 
 /* A coroutine for a run, ready to be resumed; `check` takes bindings.verdict for its body. DEPUTY_OK or DEPUTY_ENOMEM. */
 int policy_start(struct policy *policy, bool check, void *run, struct policy_thread *thread);

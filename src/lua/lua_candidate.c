@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static const char key;
-
 static int index_candidate(lua_State *L)
 {
     const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
@@ -23,18 +21,36 @@ static int candidate_tostring(lua_State *L)
 
 void lua_candidate_open(lua_State *L)
 {
-    type_register(L, &key, "deputy.candidate", index_candidate, candidate_tostring, NULL);
+    type_register(L, POLICY_TYPE_CANDIDATE, "deputy.candidate", index_candidate, candidate_tostring, NULL);
+    lua_createtable(L, 0, 1);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    policy_keep(L, POLICY_CANDIDATES);
 }
 
+/* One object for each name, as long as a script holds it or the collector has not come by. */
 void lua_candidate_push(lua_State *L, const char *name)
 {
     size_t size = strlen(name) + 1;
-    memcpy(type_push(L, &key, size), name, size);
+    policy_push(L, POLICY_CANDIDATES);
+    lua_pushstring(L, name);
+    lua_pushvalue(L, -1);
+    if (lua_rawget(L, -3) == LUA_TNIL) {
+        lua_pop(L, 1);
+        memcpy(type_push(L, POLICY_TYPE_CANDIDATE, size), name, size);
+        lua_pushvalue(L, -2);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -5);
+    }
+    lua_replace(L, -3);
+    lua_pop(L, 1);
 }
 
 const char *lua_candidate_name(lua_State *L, int index)
 {
     if (lua_type(L, index) == LUA_TSTRING)
         return lua_tostring(L, index);
-    return type_test(L, index, &key);
+    return type_test(L, index, POLICY_TYPE_CANDIDATE);
 }

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static const char key;
-
 /* As large as its words are: one is made for each failed leg. */
 struct failure {
     deputy_failure_kind kind;
@@ -42,14 +40,14 @@ static int failure_tostring(lua_State *L)
 
 void lua_failure_open(lua_State *L)
 {
-    type_register(L, &key, "deputy.failure", index_failure, failure_tostring, NULL);
+    type_register(L, POLICY_TYPE_FAILURE, "deputy.failure", index_failure, failure_tostring, NULL);
 }
 
 void lua_failure_push(lua_State *L, const deputy_failure *failure)
 {
     size_t code = strnlen(failure->code, sizeof(failure->code) - 1);
     size_t message = strnlen(failure->message, sizeof(failure->message) - 1);
-    struct failure *f = type_push(L, &key, sizeof(*f) + code + message + 2);
+    struct failure *f = type_push(L, POLICY_TYPE_FAILURE, sizeof(*f) + code + message + 2);
     f->kind = failure->kind;
     f->status = failure->status;
     f->retry_after_ms = failure->retry_after_ms;

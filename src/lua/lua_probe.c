@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static const char key;
-
 struct answer {
     uint64_t us;
     deputy_probe_kind kind;
@@ -31,13 +29,13 @@ static int index_answer(lua_State *L)
 
 void lua_probe_open(lua_State *L)
 {
-    type_register(L, &key, "deputy.probe", index_answer, NULL, NULL);
+    type_register(L, POLICY_TYPE_PROBE, "deputy.probe", index_answer, NULL, NULL);
 }
 
 void lua_probe_push(lua_State *L, const deputy_probe_answer *answer)
 {
     size_t type = strlen(answer->content_type) + 1;
-    struct answer *a = type_push(L, &key, sizeof(*a) + type);
+    struct answer *a = type_push(L, POLICY_TYPE_PROBE, sizeof(*a) + type);
     a->us = answer->us;
     a->kind = answer->kind;
     a->status = answer->status;

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static const char key;
-
 struct reply {
     deputy_run_id run;
     size_t size;
@@ -33,13 +31,13 @@ static int index_reply(lua_State *L)
 
 void lua_reply_open(lua_State *L)
 {
-    type_register(L, &key, "deputy.reply", index_reply, NULL, NULL);
+    type_register(L, POLICY_TYPE_REPLY, "deputy.reply", index_reply, NULL, NULL);
 }
 
 void lua_reply_push(lua_State *L, deputy_run_id run, const struct deputy_call *call)
 {
     size_t type = strlen(call->content_type) + 1;
-    struct reply *r = type_push(L, &key, sizeof(*r) + type);
+    struct reply *r = type_push(L, POLICY_TYPE_REPLY, sizeof(*r) + type);
     r->run = run;
     r->number = call->number;
     r->status = call->status;
@@ -50,6 +48,6 @@ void lua_reply_push(lua_State *L, deputy_run_id run, const struct deputy_call *c
 
 unsigned lua_reply_number(lua_State *L, int index, deputy_run_id run)
 {
-    const struct reply *r = type_test(L, index, &key);
+    const struct reply *r = type_test(L, index, POLICY_TYPE_REPLY);
     return r && r->run == run ? r->number : 0;
 }

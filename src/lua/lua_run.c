@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-static const char key;
-
 /* Cleared by the core when the run is over. */
 struct handle {
     struct run *run;
@@ -234,7 +232,7 @@ void lua_run_open(lua_State *L)
         {"sleep", run_sleep},
         {NULL, NULL},
     };
-    type_register(L, &key, "deputy.run", index_run, NULL, methods);
+    type_register(L, POLICY_TYPE_RUN, "deputy.run", index_run, NULL, methods);
 }
 
 /* ---- the bodies of coroutines ------------------------------------------------------------------------------------- */
@@ -270,7 +268,7 @@ static int route_done(lua_State *L, int status, lua_KContext context)
 int lua_run_route(lua_State *L)
 {
     struct run *run = lua_touserdata(L, 1);
-    struct handle *handle = type_push(L, &key, sizeof(*handle));
+    struct handle *handle = type_push(L, POLICY_TYPE_RUN, sizeof(*handle));
     handle->run = run;
     run->handle = handle;
     policy_push(L, POLICY_ROUTE);

@@ -1,12 +1,14 @@
-/* lua/lua_type.h - the userdata types of a policy's Lua state: made once, told apart by the address of a key. */
+/* lua/lua_type.h - the userdata types of a policy's Lua state: each metatable is made once and kept in a slot. */
 #ifndef LUA_TYPE_H
 #define LUA_TYPE_H
+
+#include "core/policy.h"
 
 #include <lauxlib.h>
 
 /* Registers a type: name is what scripts see in messages, index is its __index (called with the object and a key),
  * methods (may be NULL) are what index finds as its first upvalue; each of them can use type_self. May raise. */
-static inline void type_register(lua_State *L, const void *key, const char *name, lua_CFunction index,
+static inline void type_register(lua_State *L, enum policy_slot type, const char *name, lua_CFunction index,
                                  lua_CFunction tostring, const luaL_Reg *methods)
 {
     lua_createtable(L, 0, 4);
@@ -25,25 +27,25 @@ static inline void type_register(lua_State *L, const void *key, const char *name
         lua_pushcfunction(L, tostring);
         lua_setfield(L, -2, "__tostring");
     }
-    lua_rawsetp(L, LUA_REGISTRYINDEX, key);
+    policy_keep(L, type);
 }
 
 /* A new object, its metatable set. May raise. */
-static inline void *type_push(lua_State *L, const void *key, size_t size)
+static inline void *type_push(lua_State *L, enum policy_slot type, size_t size)
 {
     void *object = lua_newuserdatauv(L, size, 0);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, key);
+    policy_push(L, type);
     lua_setmetatable(L, -2);
     return object;
 }
 
 /* The object at index if it is of this type, else NULL. */
-static inline void *type_test(lua_State *L, int index, const void *key)
+static inline void *type_test(lua_State *L, int index, enum policy_slot type)
 {
     void *object = lua_touserdata(L, index);
     if (!object || lua_islightuserdata(L, index) || !lua_getmetatable(L, index))
         return NULL;
-    lua_rawgetp(L, LUA_REGISTRYINDEX, key);
+    policy_push(L, type);
     int same = lua_rawequal(L, -1, -2);
     lua_pop(L, 2);
     return same ? object : NULL;
