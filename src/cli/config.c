@@ -1,0 +1,310 @@
+#include "config.h"
+
+#include "options.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lua-cjson.h>
+#include <lualib.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef DEPUTY_DATADIR
+#define DEPUTY_DATADIR "/usr/local/share/deputy"
+#endif
+
+static const char minimal[] = "A minimal one:\n"
+                              "  {\n"
+                              "    \"central\": { \"url\": \"https://central.example\", \"bearerTokenFile\": \"token\" }\n"
+                              "  }\n";
+
+/* ---- finding files ---------------------------------------------------------------------------------------------- */
+
+static bool has_file(const char *dir, const char *name)
+{
+    char path[4200];
+    int n = snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return n > 0 && (size_t)n < sizeof(path) && access(path, R_OK) == 0;
+}
+
+/* The folder of the running program, without a slash at its end. */
+static bool program_dir(char *out, size_t size)
+{
+    ssize_t n = readlink("/proc/self/exe", out, size - 1);
+    if (n <= 0)
+        return false;
+    out[n] = '\0';
+    char *slash = strrchr(out, '/');
+    if (!slash)
+        return false;
+    *slash = '\0';
+    return true;
+}
+
+static bool take_dir(struct config *config, const char *base, const char *more)
+{
+    int n = snprintf(config->lua_dir, sizeof(config->lua_dir), "%s%s", base, more);
+    return n > 0 && (size_t)n < sizeof(config->lua_dir) && has_file(config->lua_dir, "deputy/config.lua");
+}
+
+static int find_lua(const struct command *command, struct config *config)
+{
+    char program[4096];
+    const char *given = getenv("DEPUTY_LUA");
+    if (given && given[0]) {
+        if (take_dir(config, given, ""))
+            return STATUS_OK;
+        return complain(command, "DEPUTY_LUA is '%s', but there is no deputy/config.lua in it", given);
+    }
+    bool known = program_dir(program, sizeof(program));
+    if (known && (take_dir(config, program, "/../lua") || take_dir(config, program, "/../share/deputy/lua")))
+        return STATUS_OK;
+    if (take_dir(config, DEPUTY_DATADIR, "/lua"))
+        return STATUS_OK;
+    return complain(command,
+                    "cannot find the Lua files that belong to deputy: looked for deputy/config.lua in %s/../lua, "
+                    "%s/../share/deputy/lua and %s; install again, or name their folder in DEPUTY_LUA",
+                    known ? program : "?", known ? program : "?", DEPUTY_DATADIR "/lua");
+}
+
+static int no_config(const struct command *command, const char *tried, const char *tried_too)
+{
+    if (tried_too[0])
+        complain(command, "there is no configuration: tried %s and %s; name one with -c FILE", tried, tried_too);
+    else
+        complain(command, "there is no configuration: tried %s", tried);
+    fputs(minimal, stderr);
+    return STATUS_FAILED;
+}
+
+static int find_config(const struct options *options, struct config *config)
+{
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    char second[sizeof(config->file)] = "";
+    const char *first = options->config ? options->config : "deputy.json";
+    if (snprintf(config->file, sizeof(config->file), "%s", first) >= (int)sizeof(config->file))
+        return complain(options->command, "the configuration's name is longer than %zu bytes", sizeof(config->file) - 1);
+    if (access(first, F_OK) == 0 || errno != ENOENT)
+        return STATUS_OK; /* what else is wrong with it is found when it is read */
+    if (options->config)
+        return no_config(options->command, first, "");
+    if (xdg && xdg[0] == '/')
+        snprintf(second, sizeof(second), "%s/deputy/deputy.json", xdg);
+    else if (home && home[0])
+        snprintf(second, sizeof(second), "%s/.config/deputy/deputy.json", home);
+    if (!second[0] || access(second, F_OK) != 0)
+        return no_config(options->command, first, second);
+    memcpy(config->file, second, sizeof(second));
+    return STATUS_OK;
+}
+
+/* ---- from Lua (all of it in one protected call) ------------------------------------------------------------------- */
+
+/* The string stays where it is in the settings, so the pointer does too. */
+static const char *get_string(lua_State *L, int table, const char *name)
+{
+    lua_getfield(L, table, name);
+    const char *value = lua_tostring(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static uint32_t get_number(lua_State *L, int table, const char *name)
+{
+    lua_getfield(L, table, name);
+    lua_Integer value = luaL_checkinteger(L, -1);
+    lua_pop(L, 1);
+    return (uint32_t)value;
+}
+
+/* Zeroed memory that lives as long as the state. */
+static void *keep(lua_State *L, size_t n, size_t size)
+{
+    void *memory = lua_newuserdatauv(L, n * size + 1, 0);
+    memset(memory, 0, n * size + 1);
+    luaL_ref(L, LUA_REGISTRYINDEX);
+    return memory;
+}
+
+static void take_routes(lua_State *L, int central, deputy_options *o)
+{
+    size_t n = 0;
+    lua_getfield(L, central, "inference");
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
+        n++;
+    deputy_route *routes = keep(L, n, sizeof(*routes));
+    o->inference = routes;
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1))
+        routes[o->n_inference++] = (deputy_route){lua_tostring(L, -2), lua_tostring(L, -1)};
+    lua_pop(L, 1);
+}
+
+static void take_provider(lua_State *L, struct provider_config *p)
+{
+    int at = lua_gettop(L);
+    p->name = get_string(L, at, "name");
+    p->type = get_string(L, at, "type");
+    p->url = get_string(L, at, "url");
+    p->model = get_string(L, at, "model");
+    p->api_key = get_string(L, at, "apiKey");
+    p->ca_file = get_string(L, at, "caFile");
+    if (lua_getfield(L, at, "failoverFor") == LUA_TTABLE) {
+        p->n_llms = (size_t)lua_rawlen(L, -1);
+        p->llms = keep(L, p->n_llms, sizeof(*p->llms));
+        for (size_t i = 0; i < p->n_llms; i++) {
+            lua_rawgeti(L, -1, (lua_Integer)i + 1);
+            p->llms[i] = lua_tostring(L, -1);
+            lua_pop(L, 1);
+        }
+    }
+    lua_pop(L, 1);
+}
+
+static void take_providers(lua_State *L, struct config *config)
+{
+    lua_getfield(L, 1, "providers");
+    config->n_providers = (size_t)lua_rawlen(L, -1);
+    config->providers = keep(L, config->n_providers, sizeof(*config->providers));
+    for (size_t i = 0; i < config->n_providers; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        take_provider(L, &config->providers[i]);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+static void take_settings(lua_State *L, struct config *config)
+{
+    deputy_options *o = &config->options;
+    lua_getfield(L, 1, "central");
+    lua_getfield(L, 1, "policy");
+    lua_getfield(L, 1, "timeouts");
+    o->central_url = get_string(L, 2, "url");
+    o->bearer_token = get_string(L, 2, "bearerToken");
+    o->ca_file = get_string(L, 2, "caFile");
+    o->probe_path = get_string(L, 2, "probe");
+    take_routes(L, 2, o);
+    o->policy_settings = get_string(L, 3, "settingsText");
+    o->gate = strcmp(get_string(L, 3, "gate"), "policy") == 0 ? DEPUTY_GATE_POLICY : DEPUTY_GATE_PROBE;
+    o->permit_ms = get_number(L, 3, "permitMs");
+    o->timeouts = (deputy_timeouts){
+        .connect_ms = get_number(L, 4, "connectMs"),
+        .first_byte_ms = get_number(L, 4, "firstByteMs"),
+        .first_token_ms = get_number(L, 4, "firstTokenMs"),
+        .idle_ms = get_number(L, 4, "idleMs"),
+        .total_ms = get_number(L, 4, "totalMs"),
+        .probe_ms = get_number(L, 4, "probeMs"),
+    };
+    const char *script = get_string(L, 3, "script");
+    if (script && strlen(script) >= sizeof(config->script))
+        luaL_error(L, "policy.script: the path is longer than %d bytes", (int)sizeof(config->script) - 1);
+    if (script)
+        strcpy(config->script, script);
+    else if (snprintf(config->script, sizeof(config->script), "%s/router.lua", config->lua_dir) >=
+             (int)sizeof(config->script))
+        luaL_error(L, "the path of router.lua is longer than %d bytes", (int)sizeof(config->script) - 1);
+    take_providers(L, config);
+}
+
+/* mode(path): its permission bits, or nil. */
+static int mode_of(lua_State *L)
+{
+    struct stat st;
+    if (stat(luaL_checkstring(L, 1), &st) != 0)
+        return 0;
+    lua_pushinteger(L, st.st_mode & 0777);
+    return 1;
+}
+
+struct reading {
+    struct config *config;
+    FILE *problems, *warnings;
+    bool ok;
+};
+
+/* Arguments: the module, an array of problems. */
+static void print_problems(lua_State *L, int module, int problems, const char *file, FILE *out)
+{
+    for (lua_Integer i = 1; lua_rawgeti(L, problems, i) == LUA_TTABLE; i++) {
+        lua_getfield(L, module, "format");
+        lua_insert(L, -2);
+        lua_pushstring(L, file);
+        lua_call(L, 2, 1);
+        fprintf(out, "%s\n", lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+static void load_module(lua_State *L, const char *dir)
+{
+    luaL_openlibs(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushcfunction(L, luaopen_cjson);
+    lua_setfield(L, -2, "cjson");
+    lua_getglobal(L, "package");
+    lua_pushfstring(L, "%s/?.lua", dir); /* nothing else: what is in LUA_PATH is not ours */
+    lua_setfield(L, -2, "path");
+    lua_pushliteral(L, "");
+    lua_setfield(L, -2, "cpath");
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "deputy.config");
+    lua_call(L, 1, 1);
+}
+
+static int read_config(lua_State *L)
+{
+    struct reading *reading = lua_touserdata(L, 1);
+    struct config *config = reading->config;
+    load_module(L, config->lua_dir);
+    int module = lua_gettop(L);
+    lua_getfield(L, module, "load");
+    lua_pushstring(L, config->file);
+    lua_newtable(L);
+    lua_pushcfunction(L, mode_of);
+    lua_setfield(L, -2, "mode");
+    lua_call(L, 2, 2);
+    int settings = lua_gettop(L) - 1;
+    reading->ok = lua_istable(L, settings);
+    FILE *out = reading->ok ? reading->warnings : reading->problems;
+    if (out)
+        print_problems(L, module, settings + 1, config->file, out);
+    if (!reading->ok)
+        return 0;
+    lua_pushvalue(L, settings);
+    luaL_ref(L, LUA_REGISTRYINDEX); /* the strings in it are used until the state is closed */
+    lua_settop(L, settings);
+    lua_replace(L, 1);
+    lua_settop(L, 1);
+    take_settings(L, config);
+    return 0;
+}
+
+int config_load(const struct options *options, FILE *problems, FILE *warnings, struct config *config)
+{
+    memset(config, 0, sizeof(*config));
+    config->options = DEPUTY_INIT(deputy_options);
+    int status = find_lua(options->command, config);
+    if (status == STATUS_OK)
+        status = find_config(options, config);
+    if (status != STATUS_OK)
+        return status;
+    struct reading reading = {.config = config, .problems = problems, .warnings = warnings};
+    config->L = luaL_newstate();
+    if (!config->L)
+        return complain(options->command, "out of memory");
+    lua_pushcfunction(config->L, read_config);
+    lua_pushlightuserdata(config->L, &reading);
+    if (lua_pcall(config->L, 1, 0, 0) != LUA_OK)
+        return complain(options->command, "%s: %s", config->file, lua_tostring(config->L, -1));
+    return reading.ok ? STATUS_OK : STATUS_FAILED;
+}
+
+void config_free(struct config *config)
+{
+    if (config->L)
+        lua_close(config->L);
+    config->L = NULL;
+}

@@ -1,0 +1,34 @@
+/* cli/config.h - the configuration file, read by lua/deputy/config.lua, in the shape that C wants. */
+#ifndef CLI_CONFIG_H
+#define CLI_CONFIG_H
+
+#include "deputy.h"
+
+#include <stdio.h>
+
+struct lua_State;
+struct options;
+
+struct provider_config {
+    const char *name, *type;
+    const char *url, *model, *api_key, *ca_file; /* NULL when not given */
+    const char **llms;                           /* that it may stand in for */
+    size_t n_llms;
+};
+
+struct config {
+    struct lua_State *L; /* everything below lives as long as this */
+    char file[4096];
+    char lua_dir[4096]; /* where the Lua files are that came with this program */
+    char script[4096];  /* the policy's path */
+    deputy_options options;
+    struct provider_config *providers;
+    size_t n_providers;
+};
+
+/* Finds the file and reads it. STATUS_OK; otherwise everything is said: each mistake on a line of its own on
+ * problems, the rest on stderr. warnings (may be NULL) gets what is allowed but risky. config_free in every case. */
+int config_load(const struct options *options, FILE *problems, FILE *warnings, struct config *config);
+void config_free(struct config *config);
+
+#endif

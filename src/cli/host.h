@@ -1,0 +1,24 @@
+/* cli/host.h - an engine as the configuration wants it: policy loaded, providers registered. */
+#ifndef CLI_HOST_H
+#define CLI_HOST_H
+
+#include "config.h"
+#include "deputy.h"
+#include "options.h"
+#include "progress.h"
+
+struct host {
+    const struct options *options;
+    struct config config;
+    struct progress progress;
+    deputy_engine *engine;
+};
+
+/* STATUS_OK; otherwise everything is said on stderr. host_close in every case. The host must stay where it is. */
+int host_open(const struct options *options, struct host *host);
+void host_close(struct host *host);
+
+/* Takes control bytes and the configured token out of what others wrote, for a terminal. out is ended by NUL. */
+void host_clean(const struct host *host, const char *text, size_t len, char *out, size_t size);
+
+#endif
