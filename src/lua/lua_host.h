@@ -102,6 +102,11 @@ RAISES size_t headers_read(lua_State *L, int index, deputy_header *headers, size
 /* Encodes the value at index as JSON and pushes the string. */
 RAISES void json_encode(lua_State *L, int index);
 
+/* { kind =, status =, code =, message =, retry_after = } (seconds), in the words that policies see too; tostring makes it
+ * a sentence. */
+RAISES void failure_push(lua_State *L, const deputy_failure *failure);
+RAISES void failure_type(lua_State *L);
+
 /* Gives the table on top a field `trace` that is built when it is first asked for. */
 RAISES void trace_attach(lua_State *L, const deputy_trace *trace, size_t n);
 RAISES void trace_type(lua_State *L);

@@ -143,6 +143,51 @@ void reply_push(lua_State *L, const deputy_reply *reply)
     lua_setfield(L, -2, "body");
 }
 
+/* ---- failures --------------------------------------------------------------------------------------------------- */
+
+static const char failure_key;
+
+static int failure_tostring(lua_State *L)
+{
+    lua_getfield(L, 1, "kind");
+    lua_getfield(L, 1, "message");
+    lua_pushfstring(L, "%s: %s", luaL_tolstring(L, 2, NULL), luaL_tolstring(L, 3, NULL));
+    return 1;
+}
+
+void failure_type(lua_State *L)
+{
+    lua_createtable(L, 0, 2);
+    lua_pushliteral(L, "deputy.failure");
+    lua_setfield(L, -2, "__name");
+    lua_pushcfunction(L, failure_tostring);
+    lua_setfield(L, -2, "__tostring");
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &failure_key);
+}
+
+void failure_push(lua_State *L, const deputy_failure *failure)
+{
+    lua_createtable(L, 0, 5);
+    lua_pushstring(L, deputy_failure_name(failure->kind));
+    lua_setfield(L, -2, "kind");
+    lua_pushstring(L, failure->message);
+    lua_setfield(L, -2, "message");
+    if (failure->status) {
+        lua_pushinteger(L, failure->status);
+        lua_setfield(L, -2, "status");
+    }
+    if (failure->code[0]) {
+        lua_pushstring(L, failure->code);
+        lua_setfield(L, -2, "code");
+    }
+    if (failure->retry_after_ms >= 0) {
+        lua_pushnumber(L, (lua_Number)failure->retry_after_ms / 1000);
+        lua_setfield(L, -2, "retry_after");
+    }
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &failure_key);
+    lua_setmetatable(L, -2);
+}
+
 /* ---- traces ----------------------------------------------------------------------------------------------------- */
 
 /* A copy with the names of providers behind it; its user value is the table once it was asked for. */

@@ -3,7 +3,6 @@
 #include "deputy/provider.h"
 
 #include "lua/lua_host.h"
-#include "lua/lua_values.h"
 
 #include <string.h>
 
@@ -94,7 +93,7 @@ static int complete(lua_State *L)
     if (code != DEPUTY_EFAILED && code != DEPUTY_ECANCELED)
         return luaL_error(L, "%s", error.message);
     lua_pushnil(L);
-    lua_failure_push(L, reply->outcome.failure);
+    failure_push(L, reply->outcome.failure);
     if (reply->status)
         reply_push(L, reply);
     else
@@ -161,7 +160,7 @@ static int list_models(lua_State *L)
         return luaL_error(L, "%s", error.message);
     memcpy(failure.message, error.message, sizeof(failure.message) - 1);
     lua_pushnil(L);
-    lua_failure_push(L, &failure);
+    failure_push(L, &failure);
     return 2;
 }
 

@@ -67,7 +67,10 @@ static int read_fields(lua_State *L)
         status = 0;
     if (kind == DEPUTY_FAILURE_NONE)
         kind = status ? DEPUTY_FAILURE_STATUS : DEPUTY_FAILURE_ERROR;
-    failure_set(failure, kind, (int)status, code, "%s", message ? message : failure->message);
+    if (code || message)
+        failure_set(failure, kind, 0, code, "%s", message ? message : failure->message);
+    failure->kind = kind;
+    failure->status = (int)status;
     if (lua_getfield(L, 1, "retry_after") == LUA_TNUMBER) {
         lua_Number seconds = lua_tonumber(L, -1);
         if (seconds >= 0 && seconds < 1e9)
@@ -86,7 +89,8 @@ static bool is_yield(const char *text)
 static void describe(lua_State *L, const char *name, deputy_failure *failure)
 {
     int type = lua_type(L, -1);
-    failure_set(failure, DEPUTY_FAILURE_ERROR, 0, "", "%s raised an error", name);
+    *failure = (deputy_failure){
+        .kind = DEPUTY_FAILURE_ERROR, .retry_after_ms = -1, .message = "an error was raised that has no message"};
     if (type == LUA_TSTRING) {
         const char *text = lua_tostring(L, -1);
         if (is_yield(text)) /* misuse is no reason for a failover */

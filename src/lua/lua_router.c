@@ -1,7 +1,6 @@
 /* A router: an engine whose primaries, substitutes and Lua providers run in the Lua that calls it, while it waits. */
 #include "base/error.h"
 #include "lua/lua_host.h"
-#include "lua/lua_values.h"
 #include "net/url.h"
 
 #include <dlfcn.h>
@@ -289,7 +288,7 @@ static int run(lua_State *L)
     if (f.value)
         lua_pushvalue(L, f.value);
     else
-        lua_failure_push(L, &f.failure);
+        failure_push(L, &f.failure);
     return lua_error(L);
 }
 
@@ -318,7 +317,7 @@ static int push_failed(lua_State *L, deputy_reply *reply, int code, const deputy
     failure_set(&failure, code == DEPUTY_ELIMIT ? DEPUTY_FAILURE_LIMIT : DEPUTY_FAILURE_ERROR, 0, "", "%s",
                 error->message);
     lua_pushnil(L);
-    lua_failure_push(L, code != DEPUTY_ELIMIT && reply->outcome.failure ? reply->outcome.failure : &failure);
+    failure_push(L, code != DEPUTY_ELIMIT && reply->outcome.failure ? reply->outcome.failure : &failure);
     if (code == DEPUTY_EFAILED && reply->status && reply->outcome.result == DEPUTY_RESULT_FAILED)
         push_outcome(L, reply);
     else
@@ -410,7 +409,7 @@ static int reload_policy(lua_State *L)
     }
     failure_set(&failure, DEPUTY_FAILURE_ERROR, 0, "policy", "%s", error.message);
     lua_pushnil(L);
-    lua_failure_push(L, &failure);
+    failure_push(L, &failure);
     return 2;
 }
 
@@ -548,12 +547,15 @@ static bool try_path(char *out, const char *dir, size_t len, const char *rest)
     return n > 0 && n < PATH_MAX && access(out, R_OK) == 0;
 }
 
-/* Beside the module in a build tree; else in the share folder it was installed with, wherever that was moved to; else
- * where it was meant to be. */
+/* Where DEPUTY_LUA says; else beside the module in a build tree; else in the share folder it was installed with, wherever
+ * that was moved to; else where it was meant to be. */
 static bool find_policy(char out[PATH_MAX])
 {
     Dl_info info;
     char module[PATH_MAX];
+    const char *given = getenv("DEPUTY_LUA");
+    if (given && *given)
+        return try_path(out, given, strlen(given), "/router.lua");
     if (dladdr((const void *)what, &info) && info.dli_fname && realpath(info.dli_fname, module)) {
         const char *slash = strrchr(module, '/');
         size_t len = slash ? (size_t)(slash - module) : 0;
@@ -599,7 +601,8 @@ int router_make(lua_State *L)
     read_options(L, 2, 3, router, &options);
     const char *policy = option_string(L, 2, what, "policy");
     if (!policy && !find_policy(found))
-        luaL_error(L, "%s: the policy that comes with this module was not found: give policy = \"path/to/router.lua\"",
+        luaL_error(L, "%s: the policy that comes with this module was not found: give policy = \"path/to/router.lua\", or "
+                      "name its folder in DEPUTY_LUA",
                    what);
     int code = primary_new(router, &router->primary, &error);
     if (code == DEPUTY_OK)

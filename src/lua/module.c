@@ -1,6 +1,5 @@
 /* require "deputy": everything of lua/deputy/meta.lua but the part that policies see. */
 #include "lua/lua_host.h"
-#include "lua/lua_values.h"
 
 void *self_check(lua_State *L, const char *type, const char *word)
 {
@@ -20,7 +19,7 @@ int luaopen_deputy(lua_State *L)
         {"echo", provider_echo}, {NULL, NULL},
     };
     luaL_checkversion(L);
-    lua_failure_open(L);
+    failure_type(L);
     trace_type(L);
     registry_type(L);
     provider_type(L);
