@@ -155,8 +155,7 @@ static void take_cancels(deputy_engine *engine)
     engine->cancels = NULL;
     pthread_mutex_unlock(&engine->lock);
     DL_FOREACH_SAFE (list, c, next) {
-        struct run *run = NULL;
-        HASH_FIND(hh, engine->runs, &c->run, sizeof(c->run), run);
+        struct run *run = engine_find_run(engine, c->run);
         if (run)
             run_cancel(run);
         free(c);
@@ -236,7 +235,7 @@ static void end_all_runs(deputy_engine *engine)
 {
     struct run *run, *next;
     engine->closing = true;
-    HASH_ITER (hh, engine->runs, run, next)
+    DL_FOREACH_SAFE2 (engine->runs, run, next, newer)
         run_cancel(run);
     engine_drain(engine);
     while (engine->working) /* threads that have not come back */
@@ -281,7 +280,33 @@ void deputy_engine_free(deputy_engine *engine)
     pool_empty(&engine->run_pool);
     pool_empty(&engine->call_pool);
     free_options(&engine->options);
+    free(engine->counters.list);
     free(engine);
+}
+
+/* ---- the runs in flight ----------------------------------------------------------------------------------------- */
+
+void engine_add_run(deputy_engine *engine, struct run *run)
+{
+    DL_APPEND2(engine->runs, run, older, newer);
+    DL_APPEND2(engine->by_number[run->id % RUN_BUCKETS], run, same_before, same_next);
+    engine->n_runs++;
+}
+
+void engine_drop_run(deputy_engine *engine, struct run *run)
+{
+    DL_DELETE2(engine->runs, run, older, newer);
+    DL_DELETE2(engine->by_number[run->id % RUN_BUCKETS], run, same_before, same_next);
+    engine->n_runs--;
+}
+
+struct run *engine_find_run(const deputy_engine *engine, deputy_run_id id)
+{
+    struct run *run;
+    DL_FOREACH2 (engine->by_number[id % RUN_BUCKETS], run, same_next)
+        if (run->id == id)
+            return run;
+    return NULL;
 }
 
 /* ---- turning ---------------------------------------------------------------------------------------------------- */
@@ -346,7 +371,7 @@ int deputy_pump(deputy_engine *engine)
 
 size_t deputy_in_flight(const deputy_engine *engine)
 {
-    return HASH_COUNT(engine->runs);
+    return engine->n_runs;
 }
 
 void deputy_wakeup(deputy_engine *engine)

@@ -13,6 +13,21 @@
 
 struct run;
 
+#define COUNTER_NAME_BYTES "abcdefghijklmnopqrstuvwxyz0123456789_"
+enum { COUNTERS_MAX = 64, COUNTER_NAME_MAX = 64 };
+
+struct counter {
+    char name[COUNTER_NAME_MAX + 1];
+    double value;
+};
+
+struct counters {
+    struct counter *list;
+    size_t n;
+};
+
+enum { RUN_BUCKETS = 256 };
+
 struct deputy_engine {
     pthread_t owner;
     struct loop *loop;
@@ -30,9 +45,14 @@ struct deputy_engine {
     deputy_provider *central;
 
     struct pool run_pool, call_pool;
-    struct run *runs; /* by number */
+    struct run *runs; /* all, oldest first */
+    size_t n_runs;
+    struct run *by_number[RUN_BUCKETS]; /* numbers come in order, so these fill evenly */
     struct run *ready;
     deputy_run_id last_run;
+    struct counters counters; /* the script's */
+    unsigned char caller_key[32]; /* run.caller is a MAC under it; made when first asked for */
+    bool has_caller_key;
 
     struct deputy_call *working; /* calls whose provider runs on a worker thread, abandoned ones too */
     pthread_mutex_t lock;        /* guards cancels */
@@ -41,6 +61,11 @@ struct deputy_engine {
 
 /* deputy_engine_new with a registry that is shared; takes a reference. */
 int engine_new(const deputy_options *options, struct registry *registry, deputy_engine **engine, deputy_error *error);
+
+/* The runs in flight: takes one in under its number, lets it go, finds it (or NULL). */
+void engine_add_run(deputy_engine *engine, struct run *run);
+void engine_drop_run(deputy_engine *engine, struct run *run);
+struct run *engine_find_run(const deputy_engine *engine, deputy_run_id id);
 
 /* Does everything on the queue. */
 void engine_drain(deputy_engine *engine);
@@ -54,6 +79,9 @@ void engine_nudge(deputy_engine *engine);
 /* DEPUTY_OK on the owner's thread, else DEPUTY_ETHREAD; with blocking also DEPUTY_EBUSY inside callbacks and on a lent
  * loop. */
 int engine_enter(const deputy_engine *engine, bool blocking, deputy_error *error);
+
+/* Adds n to the script's counter of that name. DEPUTY_OK, DEPUTY_ELIMIT (too many), DEPUTY_ENOMEM. */
+int engine_count(deputy_engine *engine, const char *name, double n);
 
 void engine_log(const deputy_engine *engine, deputy_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -2,10 +2,9 @@
 
 int deputy_progress(const deputy_engine *engine, deputy_run_id id, deputy_trace *leg)
 {
-    struct run *run = NULL;
     if (!engine || !leg)
         return DEPUTY_EINVAL;
-    HASH_FIND(hh, engine->runs, &id, sizeof(id), run);
+    const struct run *run = engine_find_run(engine, id);
     if (!run || run->n_trace == 0)
         return DEPUTY_ENOTFOUND;
     const deputy_trace *found = &run->trace[run->n_trace - 1];

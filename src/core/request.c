@@ -1,6 +1,3 @@
-/* uthash exits when memory runs out unless it is told not to; it then leaves the element out and says so here. */
-#define HASH_NONFATAL_OOM 1
-#define uthash_nonfatal_oom(element) ((element)->left_out = true)
 #include "core/run.h"
 
 #include "base/error.h"
@@ -69,7 +66,7 @@ static int check_request(const deputy_engine *engine, const deputy_request *r, c
         return error_set(error, DEPUTY_EINVAL, "body is NULL but body_len is %zu", r->body_len);
     if (r->n_headers > 60)
         return error_set(error, DEPUTY_ELIMIT, "a request passes on at most 60 headers, got %zu", r->n_headers);
-    if (HASH_COUNT(engine->runs) >= engine->options.limits.max_runs)
+    if (engine->n_runs >= engine->options.limits.max_runs)
         return error_set(error, DEPUTY_ELIMIT, "%u runs are in flight, which is the limit (limit: maxInFlight)",
                          engine->options.limits.max_runs);
     return DEPUTY_OK;
@@ -138,13 +135,7 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
         pool_give(&engine->run_pool, run);
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a run's headers");
     }
-    HASH_ADD(hh, engine->runs, id, sizeof(run->id), run);
-    if (run->left_out) {
-        header_list_free(&run->headers);
-        free(run->more_strings);
-        pool_give(&engine->run_pool, run);
-        return error_set(error, DEPUTY_ENOMEM, "out of memory for a run");
-    }
+    engine_add_run(engine, run);
     engine->last_run = run->id;
     deputy_provider *primary = request->primary ? request->primary : engine->central;
     run->primary = primary ? deputy_provider_ref(primary) : NULL;
@@ -170,10 +161,9 @@ int deputy_start(deputy_engine *engine, const deputy_request *request, const dep
 
 void deputy_resume(deputy_engine *engine, deputy_run_id id)
 {
-    struct run *run = NULL;
     if (engine_enter(engine, false, NULL) != DEPUTY_OK)
         return;
-    HASH_FIND(hh, engine->runs, &id, sizeof(id), run);
+    struct run *run = engine_find_run(engine, id);
     if (!run || !run->sink_paused)
         return;
     run->sink_paused = false;

@@ -164,7 +164,7 @@ static void finish(struct run *run, deputy_result result)
         .n_trace = run->n_trace,
         .us = loop_now_us() - run->start_us,
     };
-    HASH_DEL(engine->runs, run);
+    engine_drop_run(engine, run);
     engine->depth++;
     run->sink.on_end(run->sink.user, &outcome);
     engine->depth--;
@@ -287,6 +287,15 @@ static void fall_back(struct run *run)
         deliver_failure(run, last);
     else
         watch_deadline(run);
+}
+
+struct deputy_call *run_find_call(const struct run *run, unsigned number)
+{
+    struct deputy_call *call;
+    LL_FOREACH (run->calls, call)
+        if (call->number == number)
+            return call;
+    return NULL;
 }
 
 void run_choose(struct run *run, enum run_choice choice, struct deputy_call *call)

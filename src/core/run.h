@@ -12,9 +12,7 @@
 #include "core/policy.h"
 #include "net/probe.h"
 
-#include <uthash.h>
-
-enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64, RUN_STRINGS = 256, RUN_PERMITS_MAX = 4 };
+enum { RUN_LEGS_MAX = 32, RUN_TRACE_MAX = 64, RUN_STRINGS = 256, RUN_PERMITS_MAX = 4, RUN_CALLER_SIZE = 33 };
 
 enum run_state {
     RUN_QUEUED,   /* not begun */
@@ -27,9 +25,10 @@ enum run_state {
 enum run_choice { CHOICE_NONE, CHOICE_REPLY, CHOICE_FAILURE };
 
 struct run {
-    UT_hash_handle hh;       /* in engine->runs */
-    struct run *prev, *next; /* on engine->ready */
-    bool queued, left_out;
+    struct run *older, *newer;           /* among engine->runs */
+    struct run *same_before, *same_next; /* in its place of engine->by_number */
+    struct run *prev, *next;             /* on engine->ready */
+    bool queued;
     deputy_engine *engine;
     deputy_run_id id;
     enum run_state state;
@@ -40,6 +39,7 @@ struct run {
     struct policy *policy; /* the one it began with; NULL: none was loaded */
     struct policy_thread thread;
     struct budget budget;
+    lua_State *branch; /* of run:first, while it is resumed; NULL otherwise */
     void *handle; /* the script's object for this run, or NULL */
 
     const char *llm, *endpoint, *token; /* in strings, or where that has no room in more_strings */
@@ -98,6 +98,12 @@ struct nap {
     bool over;
 };
 struct nap *run_nap(struct run *run, uint64_t ms);
+
+/* The call of that number, or NULL. */
+struct deputy_call *run_find_call(const struct run *run, unsigned number);
+
+/* An opaque, stable name for the caller (caller.c). false: it has no token, or no name could be made. */
+bool run_caller(struct run *run, char out[RUN_CALLER_SIZE]);
 
 /* The last probe's answer as the gate sees it; UNREACHABLE before any. */
 deputy_verdict run_verdict(const struct run *run);
