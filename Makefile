@@ -9,8 +9,8 @@ CXX     ?= c++
 DATADIR := $(PREFIX)/share/deputy
 LUADIR  := $(PREFIX)/lib/lua/5.4
 
-PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl
-DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev \
+PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl libcrypto
+DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev libssl-dev \
            uthash-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
            lua-filesystem openssl curl util-linux
 LINT_DEPS := clang-format clang-tidy lua-check
@@ -32,15 +32,17 @@ ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed -pthread
 DEFINED ?= -Wl,-z,defs
 
 # The library is the engine with the script's side of a run; the Lua module is all of that plus what scripts of a host use.
-LIB_SRC := $(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c \
-             $(addprefix src/lua/lua_,policy.c run.c reply.c failure.c probe.c candidate.c))
-MOD_SRC := $(filter-out $(LIB_SRC),$(wildcard src/lua/*.c))
+MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.c lua_proxy.c lua_router.c lua_options.c \
+             lua_message.c))
+LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c src/lua/*.c))
+# Modules that a policy may require travel inside the library.
+EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua),$(wildcard lua/deputy/*.lua))
 CLI_SRC := $(wildcard src/cli/*.c)
 TEST_SRC := $(wildcard spec/c/*_test.c)
 BENCH_SRC := $(wildcard spec/bench/*.c)
 FUZZ_SRC := $(wildcard spec/fuzz/*.c)
 
-LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/src/lua/embedded.o
 MOD_OBJ := $(MOD_SRC:%.c=$(BUILD)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o)
 TESTS   := $(TEST_SRC:%.c=$(BUILD)/%)
@@ -71,6 +73,13 @@ $(CLI_OBJ) $(MOD_OBJ): $(BUILD)/datadir
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(DEFINES) -MMD -MP -c $< -o $@
+
+module_of = $(foreach f,$(1),$(patsubst lua/deputy/%.lua,deputy.%,$(f))=$(f))
+$(BUILD)/src/lua/embedded.c: src/lua/embed.lua $(EMBEDDED) Makefile
+	@mkdir -p $(@D)
+	lua5.4 src/lua/embed.lua $(call module_of,$(EMBEDDED)) > $@.new && mv $@.new $@
+$(BUILD)/src/lua/embedded.o: $(BUILD)/src/lua/embedded.c $(BUILD)/flags
+	$(CC) $(ALL_CFLAGS) -Wno-overlength-strings -MMD -MP -c $< -o $@
 
 $(INTERNAL): $(LIB_OBJ)
 	@rm -f $@

@@ -1,9 +1,9 @@
 /* Loading a policy: the libraries a script may use, and the two public functions that load one. */
 #include "base/error.h"
 #include "core/engine.h"
+#include "lua/lua_globals.h"
 #include "lua/lua_values.h"
 
-#include <lua-cjson.h>
 #include <lualib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,20 +55,6 @@ static int safe_running(lua_State *L)
     return 2;
 }
 
-static int script_log(lua_State *L)
-{
-    static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
-    int level = luaL_checkoption(L, 1, "info", levels);
-    engine_log(policy_host(L), (deputy_log_level)level, "policy: %.400s", luaL_checkstring(L, 2));
-    return 0;
-}
-
-static int script_print(lua_State *L)
-{
-    engine_log(policy_host(L), DEPUTY_LOG_INFO, "policy: %.400s", luaL_tolstring(L, 1, NULL));
-    return 0;
-}
-
 static void wrap(lua_State *L, const char *library, const char *name, lua_CFunction with)
 {
     lua_getglobal(L, library);
@@ -108,32 +94,8 @@ static void open_libraries(lua_State *L)
     wrap(L, LUA_GNAME, "setmetatable", safe_setmetatable);
     wrap(L, LUA_GNAME, "load", safe_load);
     wrap(L, LUA_COLIBNAME, "running", safe_running);
-    lua_register(L, "print", script_print);
-    lua_register(L, "log", script_log);
     lua_pushnil(L);
     lua_setfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-}
-
-/* JSON.encode, JSON.decode, JSON.null, and `settings` from the configuration's text. */
-static void open_json(lua_State *L, const char *settings)
-{
-    lua_newtable(L);
-    lua_pushcfunction(L, luaopen_cjson);
-    lua_call(L, 0, 1);
-    lua_getfield(L, -1, "encode");
-    lua_setfield(L, -3, "encode");
-    lua_getfield(L, -1, "decode");
-    lua_setfield(L, -3, "decode");
-    lua_getfield(L, -1, "null");
-    lua_setfield(L, -3, "null");
-    lua_getfield(L, -1, "decode");
-    lua_pushstring(L, settings);
-    lua_call(L, 1, 1);
-    if (!lua_istable(L, -1))
-        luaL_error(L, "settings: expected a JSON object, got %s", luaL_typename(L, -1));
-    lua_setglobal(L, "settings");
-    lua_pop(L, 1);
-    lua_setglobal(L, "JSON");
 }
 
 static int open_all(lua_State *L)
@@ -145,7 +107,8 @@ static int open_all(lua_State *L)
     lua_reply_open(L);
     lua_candidate_open(L);
     lua_run_open(L);
-    open_json(L, settings);
+    lua_pushglobaltable(L);
+    lua_globals_add(L, settings);
     return 0;
 }
 

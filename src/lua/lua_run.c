@@ -1,6 +1,7 @@
 /* The run as a script sees it: straight-line functions, each of which waits by yielding to the host. */
 #include "core/ask.h"
 #include "core/run.h"
+#include "lua/lua_first.h"
 #include "lua/lua_type.h"
 #include "lua/lua_values.h"
 
@@ -25,7 +26,7 @@ static struct run *check_run(lua_State *L)
 static struct run *check_waiting_run(lua_State *L, const char *name)
 {
     struct run *run = check_run(L);
-    if (L != run->thread.co)
+    if (L != (run->branch ? run->branch : run->thread.co))
         luaL_error(L, "run:%s() was called inside another coroutine: only the run's own may wait", name);
     if (!lua_isyieldable(L))
         luaL_error(L, "run:%s() cannot wait here: a C function such as table.sort or string.gsub is on the stack", name);
@@ -200,6 +201,11 @@ static int run_log(lua_State *L)
     return 0;
 }
 
+static int run_first(lua_State *L)
+{
+    return lua_first(L, check_waiting_run(L, "first"));
+}
+
 static int index_run(lua_State *L)
 {
     const struct handle *h = lua_touserdata(L, 1);
@@ -207,6 +213,7 @@ static int index_run(lua_State *L)
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
         return 1;
     const char *name = type_field(L);
+    char caller[RUN_CALLER_SIZE];
     if (!h->run)
         lua_pushnil(L);
     else if (strcmp(name, "llm") == 0)
@@ -217,6 +224,12 @@ static int index_run(lua_State *L)
         lua_pushboolean(L, h->run->stream);
     else if (strcmp(name, "id") == 0)
         lua_pushinteger(L, (lua_Integer)h->run->id);
+    else if (strcmp(name, "caller") == 0 && run_caller(h->run, caller))
+        lua_pushstring(L, caller);
+    else if (strcmp(name, "deadline") == 0)
+        lua_pushnumber(L, (lua_Number)(h->run->start_us + h->run->total_us) / 1e6);
+    else if (strcmp(name, "gate") == 0)
+        lua_pushstring(L, h->run->engine->options.gate == DEPUTY_GATE_POLICY ? "policy" : "probe");
     else if (strcmp(name, "attempt") == 0)
         lua_pushinteger(L, h->run->primaries);
     else
@@ -229,7 +242,7 @@ void lua_run_open(lua_State *L)
     static const luaL_Reg methods[] = {
         {"primary", run_primary_}, {"failover", run_failover}, {"candidates", run_candidates},
         {"probe", run_probe},      {"complete", run_complete_}, {"log", run_log},
-        {"sleep", run_sleep},
+        {"sleep", run_sleep},      {"first", run_first},
         {NULL, NULL},
     };
     type_register(L, POLICY_TYPE_RUN, "deputy.run", index_run, NULL, methods);
@@ -237,22 +250,13 @@ void lua_run_open(lua_State *L)
 
 /* ---- the bodies of coroutines ------------------------------------------------------------------------------------- */
 
-static struct deputy_call *find_call(const struct run *run, unsigned number)
-{
-    struct deputy_call *call;
-    for (call = run->calls; call; call = call->next)
-        if (call->number == number)
-            return call;
-    return NULL;
-}
-
 static int route_done(lua_State *L, int status, lua_KContext context)
 {
     struct run *run = (struct run *)context;
     (void)status;
     unsigned number = lua_reply_number(L, -2, run->id);
     if (number) {
-        run_choose(run, CHOICE_REPLY, find_call(run, number));
+        run_choose(run, CHOICE_REPLY, run_find_call(run, number));
     } else if (!lua_toboolean(L, -2)) {
         run_choose(run, CHOICE_FAILURE, NULL);
     } else {

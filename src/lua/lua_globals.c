@@ -1,0 +1,139 @@
+#include "lua/lua_globals.h"
+
+#include "core/engine.h"
+#include "lua/lua_embedded.h"
+
+#include <lua-cjson.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- clocks, chance, counters ------------------------------------------------------------------------------------- */
+
+static int script_now(lua_State *L)
+{
+    lua_pushnumber(L, (lua_Number)loop_now_us() / 1e6);
+    return 1;
+}
+
+static int script_time(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)time(NULL));
+    return 1;
+}
+
+/* math.random is seeded by Lua itself at random, once for each state. */
+static int script_random(lua_State *L)
+{
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_call(L, 0, 1);
+    return 1;
+}
+
+static int script_count(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    lua_Number n = luaL_optnumber(L, 2, 1);
+    luaL_argcheck(L, strlen(name) >= 1 && strlen(name) <= COUNTER_NAME_MAX && strspn(name, COUNTER_NAME_BYTES) == strlen(name), 1,
+                  "expected a counter's name: 1 to 64 of a-z, 0-9 and _");
+    luaL_argcheck(L, n >= 0 && n <= 1e15, 2, "a counter only grows");
+    if (engine_count(policy_host(L), name, n) != DEPUTY_OK)
+        return luaL_error(L, "count: no room for another counter (at most %d)", COUNTERS_MAX);
+    return 0;
+}
+
+/* ---- words -------------------------------------------------------------------------------------------------------- */
+
+static int script_log(lua_State *L)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+    int level = luaL_checkoption(L, 1, "info", levels);
+    engine_log(policy_host(L), (deputy_log_level)level, "policy: %.400s", luaL_checkstring(L, 2));
+    return 0;
+}
+
+static int script_print(lua_State *L)
+{
+    engine_log(policy_host(L), DEPUTY_LOG_INFO, "policy: %.400s", luaL_tolstring(L, 1, NULL));
+    return 0;
+}
+
+/* ---- require ------------------------------------------------------------------------------------------------------ */
+
+static const char loaded_key;
+
+static int script_require(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    lua_settop(L, 1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &loaded_key);
+    if (lua_getfield(L, 2, name) != LUA_TNIL)
+        return 1;
+    for (const struct embedded *e = lua_embedded; e->name; e++) {
+        if (strcmp(e->name, name) != 0)
+            continue;
+        const char *chunk = lua_pushfstring(L, "=%s", name);
+        if (luaL_loadbufferx(L, e->text, e->len, chunk, "t") != LUA_OK)
+            return lua_error(L);
+        lua_call(L, 0, 1);
+        lua_pushvalue(L, -1);
+        lua_setfield(L, 2, name);
+        return 1;
+    }
+    return luaL_error(L, "require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), not '%s'",
+                      name);
+}
+
+void lua_globals_push_require(lua_State *L)
+{
+    lua_newtable(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &loaded_key);
+    lua_pushcfunction(L, script_require);
+}
+
+/* ---- JSON and settings -------------------------------------------------------------------------------------------- */
+
+static void call_cjson(lua_State *L, const char *name, int value)
+{
+    lua_getfield(L, -1, name);
+    lua_pushinteger(L, value);
+    lua_call(L, 1, 0);
+}
+
+static void add_json(lua_State *L, const char *settings)
+{
+    static const char *const names[] = {"encode", "decode", "null"};
+    lua_newtable(L);
+    lua_pushcfunction(L, luaopen_cjson);
+    lua_call(L, 0, 1);
+    call_cjson(L, "decode_max_depth", 100); /* its own stack is C's */
+    call_cjson(L, "encode_max_depth", 100);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        lua_getfield(L, -1, names[i]);
+        lua_setfield(L, -3, names[i]);
+    }
+    lua_getfield(L, -1, "decode");
+    lua_pushstring(L, settings);
+    lua_call(L, 1, 1);
+    if (!lua_istable(L, -1))
+        luaL_error(L, "settings: expected a JSON object, got %s", luaL_typename(L, -1));
+    lua_setfield(L, -4, "settings");
+    lua_pop(L, 1);
+    lua_setfield(L, -2, "JSON");
+}
+
+void lua_globals_add(lua_State *L, const char *settings)
+{
+    static const luaL_Reg functions[] = {
+        {"now", script_now}, {"time", script_time},   {"count", script_count},
+        {"log", script_log}, {"print", script_print}, {NULL, NULL},
+    };
+    luaL_setfuncs(L, functions, 0);
+    lua_getfield(L, -1, "math");
+    lua_getfield(L, -1, "random");
+    lua_pushcclosure(L, script_random, 1);
+    lua_setfield(L, -3, "random");
+    lua_pop(L, 1);
+    lua_globals_push_require(L);
+    lua_setfield(L, -2, "require");
+    add_json(L, settings);
+}
