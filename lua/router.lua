@@ -12,22 +12,28 @@ local UNAVAILABLE_KIND = {
 }
 local UNAVAILABLE_STATUS = { [408] = true, [425] = true, [429] = true }
 
+local function is_unavailable(status)
+  return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599)
+end
+
+local ON_ANY = settings.failoverOn == "any"
+
 --- May somebody else answer in the primary's place after this failure?
 function M.should_failover(failure)
-  local kind, status = failure.kind, failure.status
+  local kind = failure.kind
   if kind == "cancelled" or kind == "deadline" then return false end
-  if settings.failoverOn == "any" then return true end
-  if kind == "status" or (kind == "in_band" and status and status >= 300) then
-    return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599)
-  end
+  if ON_ANY then return true end
+  if kind == "status" then return is_unavailable(failure.status) end
+  if kind == "in_band" and (failure.status or 0) >= 300 then return is_unavailable(failure.status) end
   return UNAVAILABLE_KIND[kind] == true
 end
 
 --- What a probe means: "allowed", "forbidden" or "unreachable". Only a clean 2xx allows.
 function M.verdict(probe)
   if probe.kind ~= "ok" then return "unreachable" end
-  if probe.status >= 200 and probe.status <= 299 then return "allowed" end
-  if probe.status == 401 or probe.status == 403 then return "forbidden" end
+  local status = probe.status
+  if status >= 200 and status <= 299 then return "allowed" end
+  if status == 401 or status == 403 then return "forbidden" end
   return "unreachable"
 end
 
