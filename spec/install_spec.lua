@@ -4,7 +4,7 @@ local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 
 local build = os.getenv("DEPUTY_BUILD") or "build"
-local root = os.getenv("PWD")
+local root = require("lfs").currentdir()
 local REQUEST = '{"model":"claude","messages":[{"role":"user","content":"Hi"}]}'
 
 local function words(text)
@@ -22,9 +22,15 @@ local function run(command)
   return r
 end
 
-local function concat(...)
+-- One command of many parts; what shell.run knows by name (cwd, env) may stand in any of them.
+local function join(...)
   local all = {}
-  for _, list in ipairs{ ... } do table.move(list, 1, #list, #all + 1, all) end
+  for _, list in ipairs{ ... } do
+    for key, value in pairs(list) do
+      if type(key) == "string" then all[key] = value end
+    end
+    table.move(list, 1, #list, #all + 1, all)
+  end
   return all
 end
 
@@ -41,12 +47,14 @@ describe("an installed copy", function()
   end
 
   local function pkg_config(...)
-    return words(run{ "pkg-config", ..., env = { PKG_CONFIG_PATH = prefix .. "/lib/pkgconfig" } }.stdout)
+    local command = { "pkg-config", ... }
+    command.env = { PKG_CONFIG_PATH = prefix .. "/lib/pkgconfig" }
+    return words(run(command).stdout)
   end
 
   local function compile(compiler, source, name, libs)
     local out = dest .. "/" .. name
-    run(concat({ table.unpack(compiler) }, { "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", source }, { "-o", out },
+    run(join({ table.unpack(compiler) }, { "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", source }, { "-o", out },
       flags, pkg_config("--cflags", "deputy"), libs or pkg_config("--libs", "deputy"),
       { cwd = dest, timeout_ms = 60000 }))
     return out
@@ -100,7 +108,7 @@ describe("an installed copy", function()
       end)
 
       local function example(name, ...)
-        return shell.run(concat(runner, { programs[name], central.url, "claude", ... }, {
+        return shell.run(join(runner, { programs[name], central.url, "claude", ... }, {
           cwd = dest, timeout_ms = 60000,
           env = {
             DEPUTY_TOKEN = "tok", DEPUTY_POLICY = prefix .. "/share/deputy/lua/router.lua",
@@ -159,7 +167,7 @@ describe("an installed copy", function()
 
       it("embed_loop cancels what is under way when a line comes on its own descriptor", function()
         central:set{ inference = { { stall = true } } }
-        local p = shell.start(concat(runner, {
+        local p = shell.start(join(runner, {
           programs.embed_loop, central.url, "claude", model.url .. "/v1", "qwen3", REQUEST, cwd = dest,
           env = {
             DEPUTY_TOKEN = "tok", DEPUTY_POLICY = prefix .. "/share/deputy/lua/router.lua",
@@ -216,10 +224,10 @@ describe("an installed copy", function()
           deputy_engine_free(engine);
           return run_new() + loop_new() + buffer_append() + gate_spend() + registry_add() - 5;
       }]])
-    local libs = concat({ prefix .. "/lib/libdeputy.a" },
-      pkg_config("--libs", "lua5.4", "lua5.4-cjson", "libcurl", "libuv", "yajl"))
+    local libs = join({ prefix .. "/lib/libdeputy.a" },
+      pkg_config("--libs", table.unpack(pkg_config("--print-requires-private", "deputy"))))
     local program = compile({ "cc", "-std=c11" }, source, "clash", libs)
-    assert.matches("^0 %d+%.%d+%.%d+$", run(concat(runner, { program })).stdout)
+    assert.matches("^0 %d+%.%d+%.%d+$", run(join(runner, { program })).stdout)
   end)
 
   it("is usable from plain lua5.4", function()
@@ -240,7 +248,7 @@ describe("an installed copy", function()
       "central": { "url": "%s", "bearerToken": "tok" },
       "providers": [ { "name": "local", "type": "openai", "url": "%s/v1", "model": "qwen3", "failoverFor": "claude" } ]
     }]], central.url, model.url))
-    local r = run(concat(runner, { prefix .. "/bin/deputy", "ask", "-c", config, "claude", "Hi" }, {
+    local r = run(join(runner, { prefix .. "/bin/deputy", "ask", "-c", config, "claude", "Hi" }, {
       cwd = dest, env = { DEPUTY_LUA = false },
     }))
     assert.equal("Hello from local\n", r.stdout)
