@@ -18,8 +18,8 @@ struct ask {
     struct host host;
     const char *llm;
     bool has_stand_in, over, ends_line;
-    int status;         /* of the reply's head */
-    bool events;        /* it is a stream of events, and is printed as it comes */
+    int status;  /* of the reply's head */
+    bool events; /* it is a stream of events, and is printed as it comes */
     struct answer answer;
     struct text reply;  /* its bytes, unless they are printed as they come */
     const char *broken; /* why we ended the run ourselves, or NULL */
@@ -267,10 +267,11 @@ const struct command ask_command = {
     .operands = "LLM PROMPT",
     .n_operands = 2,
     .accepts = OPTION_CONFIG | OPTION_STREAM | OPTION_SYSTEM | OPTION_TIMEOUT | OPTION_JSON | OPTION_VERBOSE,
-    .about = "Asks the central for LLM and prints the answer's text. A PROMPT of - is read from stdin. When the central\n"
-             "cannot answer, the provider that stands in for LLM does, if the central still allows it; otherwise the\n"
-             "central's own error is said on stderr. --json prints one object instead: failover, via, result (or error)\n"
-             "and trace. On a terminal a line shows which leg is under way and for how long.\n",
+    .about =
+        "Asks the central for LLM and prints the answer's text. A PROMPT of - is read from stdin. When the central\n"
+        "cannot answer, the provider that stands in for LLM does, if the central still allows it; otherwise the\n"
+        "central's own error is said on stderr. --json prints one object instead: failover, via, result (or error)\n"
+        "and trace. On a terminal a line shows which leg is under way and for how long.\n",
     .exits = "  0    answered\n  1    failed: the error is on stderr\n  2    wrong arguments\n  130  interrupted\n",
     .example = "deputy ask claude \"Why is the sky blue?\"",
     .run = run,

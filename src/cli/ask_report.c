@@ -132,11 +132,13 @@ static void say_verdict(const struct ask_end *end, const deputy_trace *probe)
         complain(command, "no failover: forbidden: the central says that this token may not see '%s' (probe: %s)",
                  end->llm, how);
     else if (strcmp(probe->kind, deputy_probe_kind_name(DEPUTY_PROBE_NO_TOKEN)) == 0)
-        complain(command, "no failover: unreachable: there is no token to ask the central with; set central.bearerToken "
-                          "or central.bearerTokenFile in %s",
+        complain(command,
+                 "no failover: unreachable: there is no token to ask the central with; set central.bearerToken "
+                 "or central.bearerTokenFile in %s",
                  end->host->config.file);
     else if (probe->verdict == DEPUTY_UNREACHABLE)
-        complain(command, "no failover: unreachable: the central did not confirm that this token may see '%s' (probe: %s)",
+        complain(command,
+                 "no failover: unreachable: the central did not confirm that this token may see '%s' (probe: %s)",
                  end->llm, how);
     else
         complain(command, "no failover: the policy called no stand-in, though the central allows it (probe: %s)", how);

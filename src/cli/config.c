@@ -15,10 +15,11 @@
 #define DEPUTY_DATADIR "/usr/local/share/deputy"
 #endif
 
-static const char minimal[] = "A minimal one:\n"
-                              "  {\n"
-                              "    \"central\": { \"url\": \"https://central.example\", \"bearerTokenFile\": \"token\" }\n"
-                              "  }\n";
+static const char minimal[] =
+    "A minimal one:\n"
+    "  {\n"
+    "    \"central\": { \"url\": \"https://central.example\", \"bearerTokenFile\": \"token\" }\n"
+    "  }\n";
 
 /* ---- finding files ---------------------------------------------------------------------------------------------- */
 
@@ -85,7 +86,8 @@ static int find_config(const struct options *options, struct config *config)
     char second[sizeof(config->file)] = "";
     const char *first = options->config ? options->config : "deputy.json";
     if (snprintf(config->file, sizeof(config->file), "%s", first) >= (int)sizeof(config->file))
-        return complain(options->command, "the configuration's name is longer than %zu bytes", sizeof(config->file) - 1);
+        return complain(options->command, "the configuration's name is longer than %zu bytes",
+                        sizeof(config->file) - 1);
     if (access(first, F_OK) == 0 || errno != ENOENT)
         return STATUS_OK; /* what else is wrong with it is found when it is read */
     if (options->config)
@@ -100,7 +102,8 @@ static int find_config(const struct options *options, struct config *config)
     return STATUS_OK;
 }
 
-/* ---- from Lua (all of it in one protected call) ------------------------------------------------------------------- */
+/* ---- from Lua (all of it in one protected call) -------------------------------------------------------------------
+ */
 
 /* The string stays where it is in the settings, so the pointer does too. */
 static const char *get_string(lua_State *L, int table, const char *name)
@@ -188,6 +191,10 @@ static void take_settings(lua_State *L, struct config *config)
     take_routes(L, 2, o);
     o->policy_settings = get_string(L, 3, "settingsText");
     o->gate = strcmp(get_string(L, 3, "gate"), "policy") == 0 ? DEPUTY_GATE_POLICY : DEPUTY_GATE_PROBE;
+    const char *verify = get_string(L, 3, "verify");
+    o->verify = strcmp(verify, "off") == 0    ? DEPUTY_VERIFY_OFF
+                : strcmp(verify, "warn") == 0 ? DEPUTY_VERIFY_WARN
+                                              : DEPUTY_VERIFY_REFUSE;
     o->permit_ms = get_number(L, 3, "permitMs");
     o->timeouts = (deputy_timeouts){
         .connect_ms = get_number(L, 4, "connectMs"),
@@ -198,13 +205,10 @@ static void take_settings(lua_State *L, struct config *config)
         .probe_ms = get_number(L, 4, "probeMs"),
     };
     const char *script = get_string(L, 3, "script");
-    if (script && strlen(script) >= sizeof(config->script))
-        luaL_error(L, "policy.script: the path is longer than %d bytes", (int)sizeof(config->script) - 1);
-    if (script)
-        strcpy(config->script, script);
-    else if (snprintf(config->script, sizeof(config->script), "%s/router.lua", config->lua_dir) >=
-             (int)sizeof(config->script))
-        luaL_error(L, "the path of router.lua is longer than %d bytes", (int)sizeof(config->script) - 1);
+    int n = script ? snprintf(config->script, sizeof(config->script), "%s", script)
+                   : snprintf(config->script, sizeof(config->script), "%s/router.lua", config->lua_dir);
+    if (n < 0 || (size_t)n >= sizeof(config->script))
+        luaL_error(L, "the path of the policy's script is longer than %d bytes", (int)sizeof(config->script) - 1);
     take_providers(L, config);
 }
 

@@ -11,8 +11,8 @@ yajl_gen json_begin(void);
 void json_end(yajl_gen json); /* with a line break */
 
 void json_key(yajl_gen json, const char *name);
-void json_string(yajl_gen json, const char *text);                  /* NULL: null */
-void json_text(yajl_gen json, const char *text, size_t len);        /* bytes that are not UTF-8 become "?" */
+void json_string(yajl_gen json, const char *text);                    /* NULL: null */
+void json_text(yajl_gen json, const char *text, size_t len);          /* bytes that are not UTF-8 become "?" */
 void json_value_or_text(yajl_gen json, const char *text, size_t len); /* JSON byte for byte, else as a string */
 
 /* The member "trace". */

@@ -56,7 +56,8 @@ static int flush(int status)
 int main(int argc, char **argv)
 {
     struct options options;
-    signal(SIGPIPE, SIG_IGN); /* libcurl leaves it to the program, and a reader of ours that left is an error like any */
+    signal(SIGPIPE,
+           SIG_IGN); /* libcurl leaves it to the program, and a reader of ours that left is an error like any */
     if (argc < 2) {
         print_commands(stderr);
         return STATUS_USAGE;

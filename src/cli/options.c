@@ -14,7 +14,8 @@ static const struct {
     char letter;  /* 0: none */
     const char *name, *argument, *text;
 } known_options[N_OPTIONS] = {
-    {OPTION_CONFIG, 'c', "config", "FILE", "the configuration (default: deputy.json, then ~/.config/deputy/deputy.json)"},
+    {OPTION_CONFIG, 'c', "config", "FILE",
+     "the configuration (default: deputy.json, then ~/.config/deputy/deputy.json)"},
     {OPTION_STREAM, 0, "stream", NULL, "print the answer as it comes"},
     {OPTION_SYSTEM, 0, "system", "TEXT", "a system message before the prompt"},
     {OPTION_TIMEOUT, 0, "timeout-ms", "N", "give up after N milliseconds"},
@@ -138,7 +139,8 @@ static int read_timeout(const struct command *command, const char *text, uint32_
     char *end;
     long value = strtol(text, &end, 10);
     if (end == text || *end || value < 1 || value > MAX_TIMEOUT_MS)
-        return usage_error(command, "--timeout-ms: expected a whole number from 1 to %d, got '%s'", MAX_TIMEOUT_MS, text);
+        return usage_error(command, "--timeout-ms: expected a whole number from 1 to %d, got '%s'", MAX_TIMEOUT_MS,
+                           text);
     *timeout_ms = (uint32_t)value;
     return -1;
 }

@@ -22,8 +22,8 @@ struct command;
 
 struct options {
     const struct command *command;
-    const char *config; /* -c FILE, or NULL */
-    const char *system; /* --system TEXT, or NULL */
+    const char *config;  /* -c FILE, or NULL */
+    const char *system;  /* --system TEXT, or NULL */
     uint32_t timeout_ms; /* 0: not given */
     bool json, stream, verbose;
     char **operands; /* as many as the command has */
@@ -34,7 +34,7 @@ struct command {
     const char *summary;  /* one line, for `deputy --help` */
     const char *operands; /* "LLM PROMPT", or "" */
     int n_operands;
-    unsigned accepts; /* option_bits */
+    unsigned accepts;  /* option_bits */
     const char *about; /* paragraphs, each line ended */
     const char *exits; /* lines of its exit codes */
     const char *example;

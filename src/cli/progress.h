@@ -1,4 +1,5 @@
-/* cli/progress.h - one line on a terminal that says what a run is doing. Where stderr is no terminal it stays silent. */
+/* cli/progress.h - one line on a terminal that says what a run is doing. Where stderr is no terminal it stays silent.
+ */
 #ifndef CLI_PROGRESS_H
 #define CLI_PROGRESS_H
 
@@ -11,7 +12,8 @@ struct progress {
 
 void progress_init(struct progress *progress);
 
-/* "primary claude 1.2 s": the leg, whom it asks, and since when. now_us counts from the run's start, as leg's times do. */
+/* "primary claude 1.2 s": the leg, whom it asks, and since when. now_us counts from the run's start, as leg's times do.
+ */
 void progress_show(struct progress *progress, const deputy_trace *leg, const char *llm, uint64_t now_us);
 
 /* Takes the line away, before anything else is written to the terminal. */
