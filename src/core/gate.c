@@ -12,8 +12,8 @@ deputy_verdict gate_verdict(const deputy_probe_answer *answer)
     if (answer->status < 200 || answer->status > 299)
         return DEPUTY_UNREACHABLE;
     /* a captive portal or a catch-all page says 200 to everything */
-    if (strcasecmp(answer->content_type, "text/html") == 0 ||
-        strcasecmp(answer->content_type, "application/xhtml+xml") == 0)
+    const char *type = answer->content_type;
+    if (*type && (strcasecmp(type, "text/html") == 0 || strcasecmp(type, "application/xhtml+xml") == 0))
         return DEPUTY_UNREACHABLE;
     return DEPUTY_ALLOWED;
 }

@@ -5,6 +5,7 @@
 #include "core/policy.h"
 
 #include <lauxlib.h>
+#include <stdbool.h>
 
 /* Registers a type: name is what scripts see in messages, index is its __index (called with the object and a key),
  * methods (may be NULL) are what index finds as its first upvalue; each of them can use type_self. May raise. */
@@ -46,7 +47,7 @@ static inline void *type_test(lua_State *L, int index, enum policy_slot type)
     if (!object || lua_islightuserdata(L, index) || !lua_getmetatable(L, index))
         return NULL;
     policy_push(L, type);
-    int same = lua_rawequal(L, -1, -2);
+    bool same = lua_topointer(L, -1) == lua_topointer(L, -2);
     lua_pop(L, 2);
     return same ? object : NULL;
 }
@@ -57,7 +58,7 @@ static inline void *type_self(lua_State *L)
     void *object = lua_touserdata(L, 1);
     if (!object || !lua_getmetatable(L, 1))
         return NULL;
-    int same = lua_rawequal(L, -1, lua_upvalueindex(1));
+    bool same = lua_topointer(L, -1) == lua_topointer(L, lua_upvalueindex(1));
     lua_pop(L, 1);
     return same ? object : NULL;
 }
