@@ -31,7 +31,8 @@ static deputy_verdict verdict_of(deputy_probe_kind kind, int status, const char 
 static void fill_table(char *table)
 {
     memset(table, 'u', 1000);
-    memcpy(table + 200, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 100);
+    memcpy(table + 200,
+           "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 100);
     table[401] = table[403] = 'f';
 }
 

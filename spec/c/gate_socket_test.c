@@ -1,0 +1,551 @@
+/* The gate while things happen: cancelled, another policy loaded, the permission revoked while the call waits for its
+ * turn, for a thread, for a connection. Bytes are counted at a raw listener in place of the local provider, and a clean
+ * 2xx in the central's own log. The policy does not care what the central said. */
+#include "deputy/provider.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "loopback.h"
+
+/* ---- the central ------------------------------------------------------------------------------------------------ */
+
+/* The LLM's name says how its probes are answered, in order: "ok.403". A number behind that makes it a new name. */
+static const struct {
+    const char *word, *bytes;
+} answers[] = {
+    {"ok", "HTTP/1.1 204 No Content\r\n\r\n"},
+    {"html", "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n"},
+    {"401", "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"},
+    {"403", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"},
+    {"404", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"},
+    {"500", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"},
+    {"302", "HTTP/1.1 302 Found\r\nLocation: /api/v1/llms/ok\r\nContent-Length: 0\r\n\r\n"},
+    {"garbage", "\1\2\3 200 OK\r\n\r\n"},
+    {"close", ""},
+    {"reset", NULL},
+    {"stall", NULL},
+    {"cut", "HTTP/1.1 200 OK\r\nContent-"},
+    {"part", "HTTP/1.1 200 OK\r\n"},
+    {"early", "HTTP/1.1 103 Early Hints\r\n\r\n"},
+    {"bomb", NULL},
+};
+enum { ANSWERS = sizeof(answers) / sizeof(answers[0]) };
+
+static struct {
+    pthread_mutex_t lock;
+    int clean;                /* 2xx answered */
+    deputy_engine *cancel_in; /* cancelled when a probe has come, before it is answered */
+    deputy_run_id cancel_run;
+    atomic_bool hold; /* probes wait for this to become false */
+    atomic_int probes_seen;
+} central_log = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static const char *nth_word(const char *name, int n, char *word, size_t size)
+{
+    size_t len = strcspn(name, ".");
+    for (; n > 1 && name[len] == '.'; n--) {
+        name += len + 1;
+        len = strcspn(name, ".");
+    }
+    snprintf(word, size, "%.*s", (int)len, name);
+    return word;
+}
+
+static void send_answer(struct server *s, int fd, const char *word)
+{
+    size_t i = 0;
+    while (i < ANSWERS && strcmp(answers[i].word, word) != 0)
+        i++;
+    if (i == ANSWERS)
+        return;
+    if (answers[i].bytes)
+        send_text(fd, answers[i].bytes);
+    if (strcmp(word, "reset") == 0)
+        reset_connection(fd);
+    if (strcmp(word, "bomb") == 0) {
+        send_text(fd, "HTTP/1.1 200 OK\r\n");
+        for (int k = 0; k < 200; k++) {
+            char line[1001];
+            memset(line, 'y', sizeof(line) - 1);
+            memcpy(line, "X: ", 3);
+            memcpy(line + 998, "\r\n", 3);
+            send_text(fd, line);
+        }
+    }
+    if (strcmp(word, "stall") == 0 || strcmp(word, "part") == 0 || strcmp(word, "early") == 0)
+        drain_connection(s, fd);
+}
+
+/* Each run has an LLM of its own, so the log of one name is the log of one run. Under the lock. */
+static int n_probes_of(const char *llm)
+{
+    static struct {
+        char llm[64];
+        int n;
+    } seen[256];
+    int i = 0;
+    while (i < 255 && seen[i].n > 0 && strcmp(seen[i].llm, llm) != 0)
+        i++;
+    snprintf(seen[i].llm, sizeof(seen[i].llm), "%s", llm);
+    return ++seen[i].n;
+}
+
+static void serve_central(struct server *s, int fd)
+{
+    char request[8192], llm[64], word[32];
+    static const char down[] = "HTTP/1.1 503 Down\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    for (;;) {
+        if (!read_request(s, fd, request, sizeof(request)))
+            return;
+        if (strncmp(request, "HEAD ", 5) != 0) {
+            send_text(fd, down);
+            continue;
+        }
+        if (sscanf(request, "HEAD /api/v1/llms/%63[^ ]", llm) != 1)
+            return;
+        pthread_mutex_lock(&central_log.lock);
+        nth_word(llm, n_probes_of(llm), word, sizeof(word));
+        if (central_log.cancel_in)
+            deputy_cancel(central_log.cancel_in, central_log.cancel_run);
+        if (strcmp(word, "ok") == 0)
+            central_log.clean++;
+        pthread_mutex_unlock(&central_log.lock);
+        atomic_fetch_add(&central_log.probes_seen, 1);
+        for (int i = 0; i < 400 && atomic_load(&central_log.hold); i++)
+            nap_ms(1);
+        send_answer(s, fd, word);
+        return;
+    }
+}
+
+static struct server central, local;
+
+static void serve_local(struct server *s, int fd)
+{
+    char request[8192];
+    if (read_request(s, fd, request, sizeof(request)))
+        send_text(fd, "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+}
+
+/* ---- the host --------------------------------------------------------------------------------------------------- */
+
+static const char evil[] = "local M = {}\n"
+                           "function M.should_failover() return true end\n"
+                           "function M.verdict() return 'allowed' end\n"
+                           "function M.route(run)\n"
+                           "  local _, failure = run:primary()\n"
+                           "  run:probe()\n"
+                           "  local answer = run:complete(run:failover())\n"
+                           "  if answer then return answer end\n"
+                           "  return nil, failure\n"
+                           "end\n"
+                           "return M\n";
+
+struct ended {
+    int n;
+    deputy_result result;
+    deputy_failure failure;
+    int status;
+    bool failover;
+};
+
+static void on_end(void *user, const deputy_outcome *outcome)
+{
+    struct ended *e = user;
+    e->n++;
+    e->result = outcome->result;
+    e->failover = outcome->failover;
+    if (outcome->failure)
+        e->failure = *outcome->failure;
+}
+
+static void on_head(void *user, int status, const deputy_header *headers, size_t n)
+{
+    (void)headers, (void)n;
+    ((struct ended *)user)->status = status;
+}
+
+static deputy_engine *make_engine(uint32_t permit_ms)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    deputy_engine *engine;
+    o.central_url = central.url;
+    o.bearer_token = "tok-alice";
+    o.permit_ms = permit_ms;
+    o.timeouts.probe_ms = 80;
+    o.timeouts.connect_ms = 3000;
+    o.timeouts.total_ms = 5000;
+    assert_int_equal(deputy_engine_new(&o, &engine, NULL), DEPUTY_OK);
+    assert_int_equal(deputy_load_policy_text(engine, "evil", evil, sizeof(evil) - 1, NULL), DEPUTY_OK);
+    return engine;
+}
+
+static void stand_in(deputy_engine *engine, const char *llm, deputy_provider *provider)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%s", deputy_provider_name(provider));
+    if (deputy_register(engine, provider, NULL) != DEPUTY_OK)
+        deputy_provider_unref(provider);
+    assert_int_equal(deputy_register_failover(engine, llm, name, NULL), DEPUTY_OK);
+}
+
+static deputy_provider *openai_at(const char *url)
+{
+    deputy_openai_options o = DEPUTY_INIT(deputy_openai_options);
+    deputy_provider *provider;
+    char base[80];
+    snprintf(base, sizeof(base), "%s/v1", url);
+    o.name = "local";
+    o.url = base;
+    assert_int_equal(deputy_openai_new(&o, &provider, NULL), DEPUTY_OK);
+    return provider;
+}
+
+static deputy_run_id start(deputy_engine *engine, const char *llm, struct ended *ended)
+{
+    deputy_request request = DEPUTY_INIT(deputy_request);
+    deputy_sink sink = DEPUTY_INIT(deputy_sink);
+    deputy_run_id id;
+    request.llm = llm;
+    request.body = "{\"model\":\"m\"}";
+    request.body_len = strlen(request.body);
+    sink.user = ended;
+    sink.on_head = on_head;
+    sink.on_end = on_end;
+    assert_int_equal(deputy_start(engine, &request, &sink, &id, NULL), DEPUTY_OK);
+    return id;
+}
+
+static void turn(deputy_engine *engine)
+{
+    int ms = deputy_timeout(engine);
+    struct pollfd p = {.fd = deputy_fd(engine), .events = POLLIN};
+    poll(&p, 1, ms < 0 || ms > 5 ? 5 : ms);
+    deputy_pump(engine);
+}
+
+static void turn_until(deputy_engine *engine, const int *n)
+{
+    for (int i = 0; i < 2000 && !*n; i++)
+        turn(engine);
+    assert_int_equal(*n, 1);
+}
+
+static void expect_primary_error(const struct ended *e)
+{
+    assert_int_equal(e->n, 1);
+    assert_int_equal(e->result, DEPUTY_RESULT_FAILED);
+    assert_int_equal(e->status, 503);
+    assert_int_equal(e->failure.status, 503);
+    assert_false(e->failover);
+}
+
+/* ---- a provider that waits for its turn ---------------------------------------------------------------------------
+ */
+
+static deputy_call *waiting;
+
+static int wait_for_turn(void *self, deputy_call *call, const deputy_request *request)
+{
+    (void)self, (void)request;
+    waiting = call;
+    return DEPUTY_OK;
+}
+
+static void stop_waiting(void *self, deputy_call *call)
+{
+    (void)self, (void)call;
+    waiting = NULL;
+}
+
+static void dial_local(void)
+{
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)local.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
+        send_text(fd, "POST / HTTP/1.1\r\n\r\n");
+    close(fd);
+}
+
+/* Its turn has come. */
+static void take_turn(void)
+{
+    deputy_call *call = waiting;
+    waiting = NULL;
+    if (!call || deputy_call_admit(call) != DEPUTY_OK)
+        return;
+    dial_local();
+    deputy_reply_fail(call, NULL);
+}
+
+static const deputy_provider_vtable queue_vtable = {
+    .abi = DEPUTY_PROVIDER_ABI, .size = sizeof(queue_vtable), .complete = wait_for_turn, .cancel = stop_waiting};
+
+/* ---- a provider that waits for a thread ----------------------------------------------------------------------------
+ */
+
+static int block(void *self, deputy_call *call, const deputy_request *request)
+{
+    (void)self;
+    if (strcmp(request->llm, "busy") == 0)
+        nap_ms(70);
+    else
+        dial_local();
+    return deputy_reply_fail(call, NULL);
+}
+
+static const deputy_provider_vtable blocking_vtable = {
+    .abi = DEPUTY_PROVIDER_ABI, .size = sizeof(blocking_vtable), .flags = DEPUTY_PROVIDER_BLOCKS, .complete = block};
+
+static deputy_provider *provider_of(const char *name, const deputy_provider_vtable *vtable)
+{
+    deputy_provider *provider;
+    assert_int_equal(deputy_provider_new(name, vtable, NULL, &provider, NULL), DEPUTY_OK);
+    return provider;
+}
+
+/* ---- what happens ------------------------------------------------------------------------------------------------ */
+
+static const char *new_name(char *llm, size_t size, const char *first, const char *second)
+{
+    static int number;
+    snprintf(llm, size, "%s.%s.%d", first, second, ++number);
+    return llm;
+}
+
+struct scene {
+    const char *answer; /* of the probe that decides */
+    void (*play)(const char *answer, const char *llm);
+};
+
+static int clean_2xx(void)
+{
+    pthread_mutex_lock(&central_log.lock);
+    int n = central_log.clean;
+    pthread_mutex_unlock(&central_log.lock);
+    return n;
+}
+
+static void cancel_when_probed(deputy_engine *engine, deputy_run_id run)
+{
+    pthread_mutex_lock(&central_log.lock);
+    central_log.cancel_in = engine;
+    central_log.cancel_run = run;
+    pthread_mutex_unlock(&central_log.lock);
+}
+
+/* Cancelled from the central's thread, in the moment the probe is there and not yet answered. */
+static void play_cancel(const char *answer, const char *llm)
+{
+    struct ended ended = {0};
+    deputy_engine *engine = make_engine(0);
+    (void)answer;
+    stand_in(engine, llm, openai_at(local.url));
+    cancel_when_probed(engine, start(engine, llm, &ended));
+    turn_until(engine, &ended.n);
+    cancel_when_probed(NULL, 0);
+    for (int i = 0; i < 5; i++)
+        turn(engine);
+    assert_int_equal(ended.n, 1);
+    /* its answer may have been quicker than the cancel */
+    assert_true(ended.result == DEPUTY_RESULT_CANCELLED || ended.result == DEPUTY_RESULT_FAILED);
+    deputy_engine_free(engine);
+}
+
+/* A stricter policy, a broken one and this one again are loaded while the probe is under way. */
+static void play_reload(const char *answer, const char *llm)
+{
+    static const char strict[] = "return { route = function(run) return run:primary() end,"
+                                 " should_failover = function() end, verdict = function() end }";
+    struct ended ended = {0};
+    deputy_engine *engine = make_engine(0);
+    (void)answer;
+    stand_in(engine, llm, openai_at(local.url));
+    atomic_store(&central_log.hold, true);
+    start(engine, llm, &ended);
+    for (int i = 0; i < 400 && atomic_load(&central_log.probes_seen) == 0; i++)
+        turn(engine);
+    assert_int_equal(deputy_load_policy_text(engine, "strict", strict, sizeof(strict) - 1, NULL), DEPUTY_OK);
+    assert_int_equal(deputy_load_policy_text(engine, "broken", "retrun", 6, NULL), DEPUTY_EPOLICY);
+    assert_int_equal(deputy_load_policy_text(engine, "evil", evil, sizeof(evil) - 1, NULL), DEPUTY_OK);
+    atomic_store(&central_log.hold, false);
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
+/* The first probe allows; until the provider's turn comes the permit is old, and the central says something else. */
+static void play_queue(const char *answer, const char *unused)
+{
+    char llm[64];
+    struct ended ended = {0};
+    deputy_engine *engine = make_engine(30);
+    (void)unused;
+    new_name(llm, sizeof(llm), "ok", answer);
+    stand_in(engine, llm, provider_of("queue", &queue_vtable));
+    waiting = NULL;
+    start(engine, llm, &ended);
+    for (int i = 0; i < 400 && !waiting; i++)
+        turn(engine);
+    assert_non_null(waiting);
+    nap_ms(40);
+    take_turn();
+    for (int i = 0; i < 400 && !waiting && !ended.n; i++)
+        turn(engine);
+    take_turn(); /* asked a second time when the central allowed it again */
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
+/* The same while every thread is taken. */
+static void play_threads(const char *answer, const char *unused)
+{
+    char llm[64];
+    struct ended ended = {0}, busy[4] = {{0}};
+    deputy_engine *engine = make_engine(30);
+    deputy_provider *blocking = provider_of("blocking", &blocking_vtable);
+    (void)unused;
+    new_name(llm, sizeof(llm), "ok", answer);
+    stand_in(engine, llm, deputy_provider_ref(blocking));
+    start(engine, llm, &ended);
+    for (int i = 0; i < 400 && atomic_load(&central_log.probes_seen) == 0; i++) {
+        if (i == 0) /* four threads, as libuv has them unless told otherwise */
+            for (int k = 0; k < 4; k++) {
+                deputy_request request = DEPUTY_INIT(deputy_request);
+                deputy_sink sink = DEPUTY_INIT(deputy_sink);
+                request.llm = "busy";
+                request.primary = blocking;
+                sink.user = &busy[k];
+                sink.on_end = on_end;
+                assert_int_equal(deputy_start(engine, &request, &sink, NULL, NULL), DEPUTY_OK);
+            }
+        turn(engine);
+    }
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+    deputy_provider_unref(blocking);
+}
+
+static void play(void **state)
+{
+    const struct scene *scene = *state;
+    bool good = strcmp(scene->answer, "ok") == 0;
+    char llm[64];
+    new_name(llm, sizeof(llm), scene->answer, scene->answer);
+    atomic_store(&local.connections, 0);
+    atomic_store(&local.bytes, 0);
+    atomic_store(&central_log.probes_seen, 0);
+    pthread_mutex_lock(&central_log.lock);
+    central_log.clean = 0;
+    pthread_mutex_unlock(&central_log.lock);
+    scene->play(scene->answer, llm);
+    nap_ms(2);
+    if (!good) {
+        assert_int_equal(atomic_load(&local.connections), 0);
+        assert_int_equal(atomic_load(&local.bytes), 0);
+    } else if (scene->play != play_cancel) {
+        assert_int_equal(atomic_load(&local.connections), 1);
+        assert_true(clean_2xx() >= 1);
+    } else {
+        assert_true(atomic_load(&local.connections) <= clean_2xx());
+    }
+}
+
+/* ---- a connection that comes late ------------------------------------------------------------------------------- */
+
+enum { FILLERS = 4 };
+
+/* A listener whose queue is full: the kernel drops what comes, and tries again after a second. */
+static void full_queue(struct server *s, int fillers[FILLERS])
+{
+    assert_true(server_listen(s, 0));
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)s->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (int i = 0; i < FILLERS; i++) {
+        fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        connect(fillers[i], (struct sockaddr *)&to, sizeof(to));
+    }
+}
+
+static void revoked_while_it_waits_for_a_connection(void **state)
+{
+    struct server late = {.serve = serve_local};
+    int fillers[FILLERS];
+    struct ended ended[ANSWERS];
+    char llm[ANSWERS][64];
+    (void)state;
+    memset(ended, 0, sizeof(ended));
+    full_queue(&late, fillers);
+    deputy_engine *engine = make_engine(300);
+    for (int i = 1; i < ANSWERS; i++) {
+        new_name(llm[i], sizeof(llm[i]), "ok", answers[i].word);
+        stand_in(engine, llm[i], openai_at(late.url));
+        start(engine, llm[i], &ended[i]);
+    }
+    for (int i = 0; i < 100; i++) /* half a second at most */
+        turn(engine);
+    for (int i = 0; i < FILLERS; i++)
+        close(fillers[i]);
+    listen(late.fd, 128);
+    assert_true(server_accept(&late));
+    for (int i = 1; i < ANSWERS; i++) {
+        turn_until(engine, &ended[i].n);
+        expect_primary_error(&ended[i]);
+        assert_int_equal(ended[i].failure.kind, DEPUTY_FAILURE_STATUS);
+    }
+    assert_int_equal(atomic_load(&late.bytes), 0);
+    assert_true(atomic_load(&late.connections) > FILLERS); /* they did connect */
+
+    struct ended good = {0};
+    stand_in(engine, "ok", openai_at(late.url));
+    start(engine, "ok", &good);
+    turn_until(engine, &good.n);
+    assert_true(atomic_load(&late.bytes) > 0);
+    deputy_engine_free(engine);
+    server_stop(&late);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    return server_start(&central, serve_central, NULL) && server_start(&local, serve_local, NULL) ? 0 : -1;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    server_stop(&central);
+    server_stop(&local);
+    return 0;
+}
+
+int main(void)
+{
+    static const struct {
+        const char *name;
+        void (*play)(const char *, const char *);
+    } plays[] = {
+        {"cancelled while probing", play_cancel},
+        {"another policy while probing", play_reload},
+        {"revoked while it waits for its turn", play_queue},
+        {"revoked while it waits for a thread", play_threads},
+    };
+    enum { PLAYS = sizeof(plays) / sizeof(plays[0]) };
+    static struct scene scenes[PLAYS * ANSWERS];
+    static char names[PLAYS * ANSWERS][80];
+    static struct CMUnitTest tests[PLAYS * ANSWERS + 1];
+    for (size_t i = 0; i < PLAYS * ANSWERS; i++) {
+        scenes[i] = (struct scene){answers[i % ANSWERS].word, plays[i / ANSWERS].play};
+        snprintf(names[i], sizeof(names[i]), "%s, probe: %s", plays[i / ANSWERS].name, scenes[i].answer);
+        tests[i] = (struct CMUnitTest){names[i], play, NULL, NULL, &scenes[i]};
+    }
+    tests[PLAYS * ANSWERS] = (struct CMUnitTest)cmocka_unit_test(revoked_while_it_waits_for_a_connection);
+    return cmocka_run_group_tests_name("gate over sockets", tests, begin, end);
+}
