@@ -51,7 +51,7 @@ static void send_probe(struct asking *a, uint32_t timeout_ms)
         run->engine->depth++;
         o->probe(o->probe_user, llm, run->token, &answer);
         run->engine->depth--;
-        uint64_t now = loop_now_us();
+        uint64_t now = run->budget.now_us = loop_now_us();
         answer.us = now - a->start_us;
         answer.content_type[sizeof(answer.content_type) - 1] = '\0';
         answered(a, &answer, now);
@@ -90,7 +90,7 @@ static struct asking *ask(struct run *run, const char *llm, uint32_t timeout_ms,
     a->renews = renews;
     a->other = other;
     a->pending = true;
-    a->start_us = loop_now_us();
+    a->start_us = run_now(run);
     a->trace = trace_begin(run, DEPUTY_LEG_PROBE, ++run->probes, NULL, a->start_us);
     LL_PREPEND(run->askings, a);
     send_probe(a, timeout_ms);

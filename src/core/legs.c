@@ -8,12 +8,17 @@
 
 static const char *const json_endpoints[] = {"chat/completions", "completions", "embeddings", "responses", "messages"};
 
+static void end_trace(struct run *run, const struct deputy_call *call, uint64_t now_us)
+{
+    trace_end_at(run, call->trace, call->status,
+                 call->state == CALL_GOOD ? "ok" : deputy_failure_name(call->failure.kind), DEPUTY_UNREACHABLE, now_us);
+}
+
 static void on_settled(struct deputy_call *call)
 {
     struct run *run = call->user;
-    if (!call->stale)
-        trace_end(run, call->trace, call->status, call->state == CALL_GOOD ? "ok" : deputy_failure_name(call->failure.kind),
-                  DEPUTY_UNREACHABLE);
+    if (!call->stale && call != run->sending)
+        end_trace(run, call, loop_now_us());
     run_wake(run);
 }
 
@@ -73,6 +78,16 @@ static struct deputy_call *new_leg(struct run *run, deputy_provider *provider, e
     return call;
 }
 
+static void send_leg(struct run *run, struct deputy_call *call, uint64_t now_us)
+{
+    run->sending = call;
+    call_send(call, now_us);
+    run->sending = NULL;
+    run->budget.now_us = 0; /* the provider took what time it liked */
+    if (call->state != CALL_OPEN && !call->stale)
+        end_trace(run, call, run_now(run));
+}
+
 struct deputy_call *run_primary(struct run *run, uint32_t timeout_ms, deputy_failure *failure)
 {
     if (!run->primary) {
@@ -83,12 +98,12 @@ struct deputy_call *run_primary(struct run *run, uint32_t timeout_ms, deputy_fai
     struct deputy_call *call = new_leg(run, run->primary, CALL_PRIMARY, failure);
     if (!call)
         return NULL;
-    uint64_t now = loop_now_us();
+    uint64_t now = run_now(run);
     call->attempt = ++run->primaries;
     call->request.bearer_token = run->token;
     call->trace = trace_begin(run, DEPUTY_LEG_PRIMARY, call->attempt, NULL, now);
     call->limit_ms = timeout_ms;
-    call_send(call, now);
+    send_leg(run, call, now);
     return call;
 }
 
@@ -119,6 +134,6 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uin
     call->claim = run->claim;
     call->trace = trace_begin(run, DEPUTY_LEG_LOCAL, call->attempt, provider->name, now);
     call->limit_ms = timeout_ms;
-    call_send(call, now);
+    send_leg(run, call, now);
     return call;
 }

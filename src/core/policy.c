@@ -69,7 +69,8 @@ static void on_count(lua_State *L, lua_Debug *record)
     if (!b)
         return;
     if (!b->killed) {
-        uint64_t spent = loop_now_us() - p->resumed_us;
+        b->now_us = loop_now_us();
+        uint64_t spent = b->now_us - p->resumed_us;
         b->instructions = b->instructions > HOOK_EVERY ? b->instructions - HOOK_EVERY : 0;
         if (b->instructions == 0)
             b->killed = "the script used up its instructions (limits: policyInstructions)";
@@ -103,7 +104,7 @@ lua_State *policy_running(lua_State *L)
 static void enter(struct policy *p, struct budget *budget)
 {
     p->budget = budget;
-    p->resumed_us = loop_now_us();
+    p->resumed_us = budget->now_us = loop_now_us();
 }
 
 static void leave(struct policy *p)
@@ -111,6 +112,7 @@ static void leave(struct policy *p)
     struct budget *b = p->budget;
     uint64_t spent = loop_now_us() - p->resumed_us;
     b->compute_us = b->compute_us > spent ? b->compute_us - spent : 1;
+    b->now_us = 0;
     p->budget = NULL;
 }
 
@@ -280,7 +282,10 @@ enum policy_result policy_resume(struct policy *policy, struct policy_thread *th
     /* the first resume hands the body its argument; later ones hand nothing over: the body looks for itself */
     status = lua_resume(thread->co, policy->L, begun ? 0 : 1, &n);
     policy->running = NULL;
-    leave(policy);
+    if (status == LUA_OK)
+        policy->budget = NULL; /* nobody asks any more what is left of it */
+    else
+        leave(policy);
     if (status == LUA_YIELD) {
         lua_pop(thread->co, n);
         if (!budget->killed)

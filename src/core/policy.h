@@ -21,6 +21,7 @@ struct budget {
     uint64_t compute_us;   /* left */
     int64_t bytes;         /* Lua memory that it holds; what it gives back counts */
     int64_t max_bytes;
+    uint64_t now_us;       /* the clock's last word; 0 once the script may have worked for long since */
     const char *killed;    /* what ran out; sticky: the script runs no further, whatever it catches */
 };
 

@@ -162,7 +162,7 @@ static void finish(struct run *run, deputy_result result)
         .failure = result == DEPUTY_RESULT_OK ? NULL : &run->failure,
         .trace = run->trace,
         .n_trace = run->n_trace,
-        .us = loop_now_us() - run->start_us,
+        .us = run_now(run) - run->start_us,
     };
     engine_drop_run(engine, run);
     engine->depth++;
@@ -181,6 +181,7 @@ static void flow(struct run *run)
             run->engine->depth++;
             run->sink.on_head(run->sink.user, call->status, call->head.list, call->head.n);
             run->engine->depth--;
+            run->budget.now_us = 0;
         }
     }
     if (run->sink_paused)
@@ -191,6 +192,7 @@ static void flow(struct run *run)
             run->engine->depth++;
             code = run->sink.on_bytes(run->sink.user, buffer_bytes(&call->held), buffer_len(&call->held));
             run->engine->depth--;
+            run->budget.now_us = 0;
         }
         if (code == DEPUTY_PAUSE) {
             run->sink_paused = true;
@@ -406,6 +408,7 @@ static void end_late(struct run *run)
 
 void run_step(struct run *run)
 {
+    run->budget.now_us = 0;
     if (run->cancelled) {
         failure_set(&run->failure, DEPUTY_FAILURE_CANCELLED, 0, "cancelled", "the run was cancelled");
         finish(run, DEPUTY_RESULT_CANCELLED);

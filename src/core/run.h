@@ -56,6 +56,7 @@ struct run {
     bool cancelled, late, forced;
 
     struct deputy_call *calls; /* newest first */
+    struct deputy_call *sending; /* whose provider is being asked right now */
     unsigned n_calls;
     int primaries, locals, probes;
 
@@ -110,6 +111,14 @@ deputy_verdict run_verdict(const struct run *run);
 
 /* What the script decided. A call that is not GOOD is no reply. */
 void run_choose(struct run *run, enum run_choice choice, struct deputy_call *call);
+
+/* The time, from the clock or as it was just before: a look at the clock costs as much as a leg in memory. */
+static inline uint64_t run_now(struct run *run)
+{
+    if (run->budget.now_us == 0)
+        run->budget.now_us = loop_now_us();
+    return run->budget.now_us;
+}
 
 /* ---- the trace (trace.c) ----------------------------------------------------------------------------------------- */
 
