@@ -27,7 +27,7 @@ HARDEN  ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 CFLAGS  ?=
 LDFLAGS ?=
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
-ALL_CFLAGS = -std=c11 $(WARN) $(OPT) $(HARDEN) -fPIC -fvisibility=hidden -pthread $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS)
+ALL_CFLAGS = -std=c11 $(WARN) $(OPT) $(HARDEN) -fPIC -fno-plt -fvisibility=hidden -pthread $(CPPFLAGS) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(LDFLAGS) -Wl,-z,relro,-z,now -Wl,--as-needed -pthread
 DEFINED ?= -Wl,-z,defs
 

@@ -9,6 +9,7 @@
 /* uthash exits when memory runs out unless it is told not to; it then leaves the element out and says so here. */
 #define HASH_NONFATAL_OOM 1
 #define uthash_nonfatal_oom(element) ((element)->left_out = true)
+#define HASH_FUNCTION(key, len, hash) HASH_FNV(key, len, hash) /* names are short */
 #include <uthash.h>
 
 struct entry {
