@@ -556,6 +556,14 @@ static void an_event_that_is_too_large_counts_as_output(void **state)
     memset(text, 'x', sizeof(text));
     memcpy(text, "event: error\ndata: ", 19);
     assert_int_equal(feed(text, sizeof(text), 0, 0, MAX).flags, E);
+    memcpy(text, "event: response.failed\ndata: ", 29);
+    assert_int_equal(feed(text, sizeof(text), 0, 0, MAX).flags, E);
+    memcpy(text, "event: response.completed\ndata: ", 32);
+    assert_int_equal(feed(text, sizeof(text), 0, 0, MAX).flags, O);
+    memcpy(text + sizeof(text) - 2, "\n\n", 2);
+    for (size_t cut = 1; cut < sizeof(text); cut++)
+        assert_int_equal(feed(text, sizeof(text), cut, 0, MAX).flags, O | F | D);
+    memset(text, 'x', sizeof(text));
     memcpy(text, "ignored: abcdefghij", 19);
     assert_int_equal(feed(text, sizeof(text), 0, 7, MAX).flags, 0);
     assert_int_equal(feed("data: x\n\n", 9, 0, 0, 0).flags, O);

@@ -405,8 +405,17 @@ static void note(struct sse *sse, unsigned means, const struct trouble *trouble)
     sse->done = sse->done || means & DONE;
 }
 
+static bool is_named(const struct sse *sse, const char *a, const char *b)
+{
+    return strcmp(sse->event, a) == 0 || strcmp(sse->event, b) == 0;
+}
+
 static void end_event(struct sse *sse)
 {
+    /* the last event of a response repeats all of it, and may well be too large: its name says enough */
+    if (sse->overflow && is_named(sse, "response.completed", "response.incomplete")) {
+        note(sse, FINISH | DONE, &(struct trouble){0});
+    }
     if (sse->has_data && !sse->overflow && (sse->len > 0 || sse->event[0] != '\0')) {
         struct trouble trouble = {0};
 
@@ -433,7 +442,7 @@ static int keep(struct sse *sse, const char *bytes, size_t n, size_t *taken)
 
         *taken = sse->max_event - sse->len + 1;
         sse->overflow = true;
-        note(sse, strcmp(sse->event, "error") == 0 ? ERROR : OUTPUT, &trouble);
+        note(sse, is_named(sse, "error", "response.failed") ? ERROR : OUTPUT, &trouble);
         return DEPUTY_OK;
     }
     if (n > sse->size - sse->len) {

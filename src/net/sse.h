@@ -35,7 +35,8 @@ struct sse {
 };
 
 /* max_event bounds what is kept of one event's data. A larger event counts as output from the byte that was too many
- * (no error is that large), or as an error when that is its name. Allocates nothing. */
+ * (no error is that large), or as an error when that is its name; the end of a response is known by its name too.
+ * Allocates nothing. */
 void sse_init(struct sse *sse, size_t max_event);
 void sse_free(struct sse *sse);
 
