@@ -1,0 +1,318 @@
+---@meta deputy
+-- What editors (LuaLS) know about deputy. Nothing here runs: part 1 is what require "deputy" gives to a host, part 2 is
+-- what a policy script finds in its own, separate Lua. spec/meta_spec.lua compares both with what is really there.
+
+---------------------------------------------------------------------------------------------------------------------
+-- Part 1: hosts
+---------------------------------------------------------------------------------------------------------------------
+
+---@class deputy
+---@field version string for example "0.1.0"
+local deputy = {}
+
+---@alias deputy.FailureKind
+---| "error" # no kind, no status: a host's own primary
+---| "status" # an HTTP status other than 2xx
+---| "connect" # refused, or reset before the head of the reply
+---| "dns"
+---| "tls"
+---| "timeout" # code says which: connect, first_byte, first_token, idle
+---| "cut" # ended before it was complete, after the head
+---| "malformed" # a 2xx that is empty, HTML or not what was asked
+---| "in_band" # an error inside a 2xx, before any output
+---| "limit" # over a limit of deputy's
+---| "cancelled"
+---| "deadline"
+---| "refused" # not sent at all
+
+--- Why a call did not succeed. tostring() makes a sentence of it.
+---@class deputy.Failure
+---@field kind deputy.FailureKind
+---@field message string for people, without secrets
+---@field status? integer HTTP status
+---@field code? string a short word that a program can test: "first_byte", "rate_limit_exceeded"
+---@field retry_after? number seconds
+
+--- One thing that happened in a run. Times are microseconds since the run began.
+---@class deputy.Trace
+---@field leg "primary"|"probe"|"local"|"policy"
+---@field attempt integer from 1, for each leg
+---@field start_us integer
+---@field end_us integer
+---@field kind string "ok", a failure's kind, or a probe's kind
+---@field status? integer
+---@field provider? string local legs
+---@field verdict? deputy.Verdict probe legs: what the gate makes of it
+
+---@alias deputy.Verdict "allowed"|"forbidden"|"unreachable"
+
+--- A whole HTTP reply. Header names are in lower case.
+---@class deputy.Reply
+---@field status integer
+---@field headers table<string, string>
+---@field body string
+
+---@class deputy.RoutedReply: deputy.Reply
+---@field failover boolean a local provider answered
+---@field via? string its name
+---@field trace deputy.Trace[]
+
+---@class deputy.Result
+---@field result any what primary or substitute returned
+---@field failover boolean a local provider answered
+---@field via? string its name
+---@field trace deputy.Trace[] built when it is first asked for; pairs does not show it
+
+--- What is asked of a provider over HTTP.
+---@class deputy.Request
+---@field llm? string the central LLM's name
+---@field endpoint? string what follows /v1/; "chat/completions" when absent
+---@field body? string|table JSON text, or a table that is encoded
+---@field stream? boolean absent: what the body says
+---@field headers? table<string, string>
+
+---@class deputy.RoutedRequest: deputy.Request
+---@field llm string
+---@field bearer_token? string the caller's; absent: the router's
+---@field whole? boolean hold a stream back until it is complete, so that a cut can still fail over
+---@field total_ms? integer only ever shortens the router's
+
+--- router:complete asks with a deputy.Request and takes a JSON string, a deputy.Reply, a table that becomes JSON, or
+--- nil and a failure. router:run without a substitute asks with the LLM's name and takes anything.
+---@alias deputy.Complete fun(self: deputy.TableProvider, request: deputy.Request|string): any, deputy.Failure?
+
+--- A provider written in Lua. It runs in the Lua that called the router and may not yield.
+---@class deputy.TableProvider
+---@field name string 1 to 128 bytes
+---@field complete deputy.Complete
+---@field list_models? fun(self: deputy.TableProvider): string[]
+---@field is_available? fun(self: deputy.TableProvider): boolean, string?
+
+--- A registry of providers, which several routers may share.
+---@return deputy.Registry
+function deputy.registry() end
+
+---@alias deputy.ProbeKind "ok"|"timeout"|"dns"|"connect"|"tls"|"protocol"|"limit"|"no_token"
+
+---@class deputy.RouterOptions
+---@field central_url? string "http(s)://host[:port][/prefix]"
+---@field bearer_token? string for requests that bring none
+---@field policy? string path of the script; absent: the router.lua that came with the module
+---@field ca_file? string PEM bundle to trust instead of the system's
+---@field probe_path? string "/api/v1/llms/{llm}"
+---@field inference? table<string, string> endpoint, or "*", to path
+---@field settings? table reaches the script as `settings`
+---@field gate? "probe"|"policy" "policy": the script alone decides
+---@field permit_ms? integer how long a clean 2xx stays good for its one dispatch
+---@field timeouts? deputy.Timeouts
+---@field limits? deputy.Limits
+---@field on_log? fun(level: "error"|"warn"|"info"|"debug", text: string)
+---@field probe? fun(llm: string, token: string): integer?, deputy.ProbeKind? in place of HEAD: a status, or nil and why
+
+---@class deputy.Timeouts
+---@field connect_ms? integer
+---@field first_byte_ms? integer
+---@field first_token_ms? integer
+---@field idle_ms? integer
+---@field total_ms? integer
+---@field probe_ms? integer
+
+---@class deputy.Limits
+---@field max_runs? integer
+---@field max_body_bytes? integer
+---@field max_reply_bytes? integer
+---@field max_error_bytes? integer
+---@field max_hold_bytes? integer
+---@field max_header_bytes? integer
+---@field policy_instructions? integer
+---@field policy_run_bytes? integer
+---@field policy_bytes? integer
+---@field policy_ms? integer
+
+--- Routes calls for the registry's LLMs. Raises when an option or the policy is not usable.
+---@param registry deputy.Registry
+---@param options? deputy.RouterOptions
+---@return deputy.Router
+function deputy.router(registry, options) end
+
+---@class deputy.OpenaiOptions
+---@field name string
+---@field url string base, as in "http://127.0.0.1:8000/v1"
+---@field model? string replaces the request's "model"
+---@field api_key? string
+---@field ca_file? string
+
+--- A provider for any OpenAI-compatible server.
+---@param options deputy.OpenaiOptions
+---@return deputy.Provider
+function deputy.openai(options) end
+
+--- A provider within the process that repeats the last thing the user said.
+---@param name string
+---@return deputy.Provider
+function deputy.echo(name) end
+
+---@class deputy.Registry
+local Registry = {}
+
+--- Raises when the name is taken.
+---@param provider deputy.TableProvider|deputy.Provider
+function Registry:register(provider) end
+
+--- Drops the provider and every failover entry that points at it. Raises when it is not registered.
+---@param name string
+function Registry:unregister(name) end
+
+--- Lets a provider stand in for llm, after those that already may. Raises "... not registered".
+---@param llm string
+---@param provider_name string
+function Registry:register_failover(llm, provider_name) end
+
+--- The first provider that may stand in for llm: the very value that was registered.
+---@param llm string
+---@return deputy.TableProvider|deputy.Provider|nil
+function Registry:failover_for(llm) end
+
+--- Sorted by llm.
+---@return { llm: string, provider: string }[]
+function Registry:list_failovers() end
+
+--- Sorted by name.
+---@return (deputy.TableProvider|deputy.Provider)[]
+function Registry:providers() end
+
+---@class deputy.Router
+local Router = {}
+
+--- Calls primary; when it raises, and the policy and the gate allow, calls substitute with the provider that stands in.
+--- Raises the primary's own error value otherwise. Neither function may yield.
+---@param llm string
+---@param primary fun(): any
+---@param substitute? fun(provider: deputy.TableProvider|deputy.Provider): any absent: provider:complete(llm)
+---@return deputy.Result
+function Router:run(llm, primary, substitute) end
+
+--- Sends a request to the central and lets a local provider stand in for it. On failure the third value is the error
+--- reply that the primary sent, if it sent one.
+---@param request deputy.RoutedRequest
+---@return deputy.RoutedReply?
+---@return deputy.Failure?
+---@return deputy.RoutedReply?
+function Router:complete(request) end
+
+--- May this caller view llm now?
+---@param llm string
+---@param token? string absent: the router's
+---@return deputy.Verdict
+function Router:check_auth(llm, token) end
+
+--- Swaps the policy in when all of it went well; otherwise the old one stays.
+---@param path string
+---@return true?
+---@return deputy.Failure?
+function Router:load_policy(path) end
+
+--- A provider made in C.
+---@class deputy.Provider
+---@field name string
+local Provider = {}
+
+--- Asks it directly: with a body, or with a request that has one. No policy, no central.
+---@param request string|table|deputy.Request
+---@return deputy.Reply?
+---@return deputy.Failure?
+---@return deputy.Reply? error_reply
+function Provider:complete(request) end
+
+---@return string[]?
+---@return deputy.Failure?
+function Provider:list_models() end
+
+---@return boolean
+---@return string? why_not
+function Provider:is_available() end
+
+---------------------------------------------------------------------------------------------------------------------
+-- Part 2: policies
+---------------------------------------------------------------------------------------------------------------------
+
+--- policy.settings of the configuration.
+---@type table
+settings = {}
+
+JSON = {}
+
+---@param value any
+---@return string
+function JSON.encode(value) end
+
+---@param text string
+---@return any
+function JSON.decode(text) end
+
+---@type lightuserdata
+JSON.null = nil
+
+---@param level "error"|"warn"|"info"|"debug"
+---@param text string
+function log(level, text) end
+
+--- One request on its way. What waits lets other runs go on meanwhile.
+---@class deputy.Run
+---@field llm string
+---@field endpoint string
+---@field stream boolean
+---@field id integer
+---@field attempt integer how often the primary was called
+local Run = {}
+
+--- Calls the primary.
+---@return deputy.PolicyReply?
+---@return deputy.PolicyFailure?
+function Run:primary() end
+
+--- The first provider that may stand in.
+---@return deputy.Candidate?
+function Run:failover() end
+
+--- All of them, in order.
+---@return deputy.Candidate[]
+function Run:candidates() end
+
+--- Asks the central whether this caller may view this LLM now. Never raises.
+---@return deputy.ProbeAnswer
+function Run:probe() end
+
+--- Hands the run to a local provider, if the gate lets it.
+---@param provider deputy.Candidate|string
+---@return deputy.PolicyReply?
+---@return deputy.PolicyFailure?
+function Run:complete(provider) end
+
+---@param level "error"|"warn"|"info"|"debug"
+---@param text string
+function Run:log(level, text) end
+
+---@class deputy.PolicyReply
+---@field status? integer
+---@field content_type? string
+---@field stream boolean
+---@field size integer bytes held so far
+
+---@class deputy.PolicyFailure
+---@field kind deputy.FailureKind
+---@field status? integer
+---@field code? string
+---@field message string
+---@field retry_after? number seconds
+
+---@class deputy.ProbeAnswer
+---@field kind deputy.ProbeKind
+---@field status? integer
+---@field content_type? string
+---@field us integer
+
+---@class deputy.Candidate
+---@field name string
+
+return deputy
