@@ -5,9 +5,11 @@ files["spec/**/*_spec.lua"] = { std = "+busted" }
 files["spec/support/helper.lua"] = { std = "+busted" }
 
 -- What the engine puts into a policy's environment.
-local policy = { read_globals = { "settings", "JSON", "log" } }
+local policy = { read_globals = { "settings", "JSON", "log", "now", "time", "random", "count" } }
 files["lua/router.lua"] = policy
 files["examples/policies"] = policy
+files["lua/deputy/retry.lua"] = policy
+files["lua/deputy/breaker.lua"] = policy
 
 -- Stubs for editors: everything is declared there and nothing is used.
 files["lua/deputy/meta.lua"] = { ignore = { "111", "112", "113", "131", "211", "212", "241" } }

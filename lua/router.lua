@@ -3,7 +3,34 @@
 -- A run is one request. Every call on it that waits (run:primary, run:probe, run:complete) gives way to other runs and
 -- comes back with the answer. Whatever this script does, two things are kept by the engine: no local provider is
 -- called without a clean 2xx probe of this very run, and the error that the caller sees is the primary's own.
+--
+--   1. The primary is asked; when it fails in passing, once more after a moment.
+--   2. What it answers is the outcome, and so is an error that is its verdict on the request or on the caller.
+--   3. When it cannot answer, the central is asked whether the caller may still see the LLM.
+--   4. Only if so, a local provider stands in. When that fails too, the outcome is the primary's error.
+--
+-- After several failures in a row 3 and 4 come first for a while, so that nobody waits for a primary that is down.
+local retry = require "deputy.retry"
+local breakers = require "deputy.breaker"
+
 local M = {}
+
+--- What may stand in policy.settings.
+M.settings = {
+  failoverOn = { default = "unavailable", one_of = { "unavailable", "any" } },
+  retries = { default = 1, from = 0, to = 3 },
+  breaker = {
+    off = true, -- "breaker": false
+    fields = {
+      failures = { default = 5, from = 1, to = 1000 },
+      openMs = { default = 10000, from = 1, to = 3600000 },
+    },
+  },
+}
+
+local options = require("deputy.settings").read(settings, M.settings)
+local on_any, retries = options.failoverOn == "any", options.retries
+local breaker = options.breaker and breakers.new(options.breaker)
 
 -- Failures of the primary that say "the central cannot answer", not "the answer is no".
 local UNAVAILABLE_KIND = {
@@ -12,19 +39,27 @@ local UNAVAILABLE_KIND = {
 }
 local UNAVAILABLE_STATUS = { [408] = true, [425] = true, [429] = true }
 
+-- An error inside a reply has no status of its own; these are about the request all the same.
+local VERDICT_CODE = {
+  context_length_exceeded = true, content_policy_violation = true, content_filter = true,
+  invalid_request_error = true, invalid_prompt = true,
+}
+
 local function is_unavailable(status)
   return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599)
 end
-
-local ON_ANY = settings.failoverOn == "any"
 
 --- May somebody else answer in the primary's place after this failure?
 function M.should_failover(failure)
   local kind = failure.kind
   if kind == "cancelled" or kind == "deadline" then return false end
-  if ON_ANY then return true end
+  if on_any then return true end
   if kind == "status" then return is_unavailable(failure.status) end
-  if kind == "in_band" and (failure.status or 0) >= 300 then return is_unavailable(failure.status) end
+  if kind == "in_band" then
+    local status = failure.status or 0
+    if status >= 300 then return is_unavailable(status) end
+    return not VERDICT_CODE[failure.code]
+  end
   return UNAVAILABLE_KIND[kind] == true
 end
 
@@ -32,22 +67,47 @@ end
 function M.verdict(probe)
   if probe.kind ~= "ok" then return "unreachable" end
   local status = probe.status
-  if status >= 200 and status <= 299 then return "allowed" end
   if status == 401 or status == 403 then return "forbidden" end
-  return "unreachable"
+  if status < 200 or status > 299 then return "unreachable" end
+  local content_type = probe.content_type -- a page says 200 to everything
+  if content_type == "text/html" or content_type == "application/xhtml+xml" then return "unreachable" end
+  return "allowed"
+end
+
+-- A local provider's reply, or nil. Each call of it needs a probe of its own, made just now.
+local function ask_stand_in(run)
+  local provider = run:failover()
+  if provider and M.verdict(run:probe()) == "allowed" then
+    return (run:complete(provider))
+  end
+end
+
+local function ask_primary(run)
+  local reply, failure = run:primary()
+  while failure do
+    local ms = retry.wait_ms(failure, run, retries)
+    if not ms then break end
+    run:sleep(ms)
+    reply, failure = run:primary()
+  end
+  return reply, failure
 end
 
 --- One request on its way: a reply, or nil and the primary's failure.
 function M.route(run)
-  local reply, failure = run:primary()
+  local llm = run.llm
+  local stand_in_first = breaker and breaker:is_open(llm)
+  local answer = stand_in_first and ask_stand_in(run)
+  if answer then return answer end
+
+  local reply, failure = ask_primary(run)
+  local is_down = failure and M.should_failover(failure)
+  if breaker then
+    if is_down then breaker:failed(llm) elseif reply or failure.kind == "status" then breaker:succeeded(llm) end
+  end
   if reply then return reply end
-  if not M.should_failover(failure) then return nil, failure end
 
-  local provider = run:failover()
-  if not provider then return nil, failure end
-  if M.verdict(run:probe()) ~= "allowed" then return nil, failure end
-
-  local answer = run:complete(provider)
+  answer = is_down and not stand_in_first and ask_stand_in(run)
   if answer then return answer end
   return nil, failure
 end

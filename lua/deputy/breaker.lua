@@ -1,0 +1,81 @@
+-- A breaker for each name: remembers what fails again and again, so that nobody waits for it each time.
+--
+--   local breaker = require("deputy.breaker").new{ failures = 5, openMs = 10000 }
+--   if breaker:is_open(llm) then ... the others go first ... end
+--   breaker:failed(llm)      after a failure
+--   breaker:succeeded(llm)   after anything else
+--
+-- Closed until `failures` in a row have been counted. Then open for `openMs`. After that it is half open: is_open says
+-- "no" to one caller, who tries; the rest still hear "yes". When the trial fails, or is never heard of again, the next
+-- one is let through `openMs` later. One success closes it.
+--
+-- At most `names` (1000) are kept; those that were not looked at for longest are forgotten, which closes them.
+local M = {}
+M.__index = M
+
+--- A new set of breakers. The clock (seconds) is the script's `now` unless it is given.
+function M.new(options)
+  return setmetatable({
+    limit = options.failures,
+    open_s = options.openMs / 1000,
+    half = math.max(1, (options.names or 1000) // 2),
+    clock = options.now,
+    young = {}, -- name -> { failures =, open_until = }; only of what has failed
+    old = {},
+    n = 0,
+  }, M)
+end
+
+-- Two generations instead of a list in order of use: what is looked at moves to the young one, and when that is full
+-- the old one is forgotten.
+local function keep(self, name, entry)
+  if self.n >= self.half then
+    self.old, self.young, self.n = self.young, {}, 0
+  end
+  self.young[name] = entry
+  self.n = self.n + 1
+end
+
+local function find(self, name)
+  local entry = self.young[name]
+  if entry then return entry end
+  entry = self.old[name]
+  if entry then
+    self.old[name] = nil
+    keep(self, name, entry)
+  end
+  return entry
+end
+
+--- Should this name be passed over for now? Half open, one caller is told no: whoever hears that has to try.
+function M:is_open(name)
+  local entry = find(self, name)
+  if not entry or entry.failures < self.limit then return false end
+  local time = (self.clock or now)()
+  if time < entry.open_until then return true end
+  entry.open_until = time + self.open_s -- the trial is out
+  return false
+end
+
+--- Counts a failure. At the limit the breaker opens.
+function M:failed(name)
+  local entry = find(self, name)
+  if not entry then
+    entry = { failures = 0, open_until = 0 }
+    keep(self, name, entry)
+  end
+  if entry.failures < self.limit then entry.failures = entry.failures + 1 end
+  if entry.failures == self.limit then entry.open_until = (self.clock or now)() + self.open_s end
+end
+
+--- It works: closes the breaker and forgets its failures.
+function M:succeeded(name)
+  if self.young[name] then
+    self.young[name] = nil
+    self.n = self.n - 1
+  else
+    self.old[name] = nil
+  end
+end
+
+return M
