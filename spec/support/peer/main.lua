@@ -225,6 +225,11 @@ local function answer(line)
   io.stdout:flush()
 end
 
+-- Writing to a client that has left is an error like others here, not the end of this process.
+local broken_pipe = uv.new_signal()
+broken_pipe:start("sigpipe", function() end)
+broken_pipe:unref()
+
 local input, pending = uv.new_pipe(), {}
 input:open(0)
 input:read_start(function(err, chunk)
