@@ -331,6 +331,8 @@ typedef struct deputy_request {
     deputy_stream stream;
     bool whole;           /* hold a stream back until it is complete, so that a cut can still fail over */
     uint32_t total_ms;    /* 0: deputy_timeouts.total_ms; only ever shortens it */
+    const char *method;   /* ["POST"] the central's alone: "GET" for what is only looked at, as "models"; copied */
+    bool primary_only;    /* no script, no failover: the primary's answer or error is the outcome */
     deputy_provider *primary; /* called instead of the central's inference proxy; a reference is held while it runs */
 } deputy_request;
 

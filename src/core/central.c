@@ -32,7 +32,7 @@ static int complete(void *self, deputy_call *call, const deputy_request *request
                                 request->endpoint);
     if (code == DEPUTY_OK) {
         struct upstream_request up = {
-            .method = "POST",
+            .method = request->method,
             .url = url,
             .bearer = request->bearer_token,
             .ca_file = o->ca_file,

@@ -73,6 +73,7 @@ static struct deputy_call *new_leg(struct run *run, deputy_provider *provider, e
         .n_headers = run->headers.n,
         .stream = run->stream ? DEPUTY_STREAM_YES : DEPUTY_STREAM_NO,
         .whole = run->whole,
+        .method = run->is_get ? "GET" : "POST",
     };
     LL_PREPEND(run->calls, call);
     return call;

@@ -64,6 +64,8 @@ static int check_request(const deputy_engine *engine, const deputy_request *r, c
                          r->body_len, engine->options.limits.max_body_bytes);
     if (r->body_len > 0 && !r->body)
         return error_set(error, DEPUTY_EINVAL, "body is NULL but body_len is %zu", r->body_len);
+    if (r->method && strcmp(r->method, "POST") != 0 && strcmp(r->method, "GET") != 0)
+        return error_set(error, DEPUTY_EINVAL, "method: expected \"POST\" or \"GET\", got \"%s\"", r->method);
     if (r->n_headers > 60)
         return error_set(error, DEPUTY_ELIMIT, "a request passes on at most 60 headers, got %zu", r->n_headers);
     if (engine->n_runs >= engine->options.limits.max_runs)
@@ -126,6 +128,7 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
     run->body_len = request->body_len;
     run->stream = body_wants_stream(request);
     run->whole = request->whole;
+    run->is_get = request->method && strcmp(request->method, "GET") == 0;
     run->sink = *sink;
     run->total_us = (uint64_t)o->timeouts.total_ms * 1000;
     if (request->total_ms && request->total_ms < o->timeouts.total_ms)
@@ -139,7 +142,7 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
     engine->last_run = run->id;
     deputy_provider *primary = request->primary ? request->primary : engine->central;
     run->primary = primary ? deputy_provider_ref(primary) : NULL;
-    run->policy = engine->policy ? policy_ref(engine->policy) : NULL;
+    run->policy = engine->policy && !request->primary_only ? policy_ref(engine->policy) : NULL;
     run_wake(run);
     *out = run;
     return DEPUTY_OK;

@@ -47,7 +47,7 @@ struct run {
     struct header_list headers;
     const void *body;
     size_t body_len;
-    bool stream, whole;
+    bool stream, whole, is_get;
     deputy_provider *primary; /* a reference; NULL: there is none to call */
     deputy_sink sink;
 
