@@ -109,7 +109,7 @@ $(BUILD)/deputy: $(CLI_OBJ) $(BUILD)/libdeputy.a
 	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
 
 # A test that includes failing_malloc.h says itself which allocation fails.
-WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc
+WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS)
 
