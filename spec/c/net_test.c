@@ -7,6 +7,8 @@
 #include "net/url.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -168,6 +170,25 @@ static void peer_join(struct peer *peer)
 static void peer_free(struct peer *peer)
 {
     free(peer->seen);
+}
+
+/* ---- names with two addresses: libcurl's resolver ends up here ---- */
+
+typedef int (*resolve_fn)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **list)
+{
+    resolve_fn resolve;
+    *(void **)&resolve = dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!node || strcmp(node, "two-homed.test") != 0)
+        return resolve(node, service, hints, list);
+    struct addrinfo *second;
+    int code = resolve("127.0.0.2", service, hints, list);
+    if (code == 0)
+        code = resolve("127.0.0.1", service, hints, &second);
+    if (code == 0)
+        (*list)->ai_next = second;
+    return code;
 }
 
 /* ---- the client ---- */
@@ -549,6 +570,26 @@ static void test_refused_port_and_unknown_host(void **state)
     call_wait(&lost);
     assert_true(lost.result.end == HTTP_DNS || lost.result.end == HTTP_TIMEOUT);
     loop_free(loop);
+}
+
+static void test_second_address(void **state)
+{
+    (void)state;
+    struct peer peer = {.script = {{"<", ">HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"}}};
+    peer_start(&peer);
+    char url[64];
+    snprintf(url, sizeof url, "http://two-homed.test:%d/", peer.port);
+    struct loop *loop = new_loop();
+    struct call call = {0};
+    struct http_request request = request_for(&call, loop, "GET", url);
+    call_start(&call, &request);
+    call_wait(&call);
+    assert_int_equal(call.result.end, HTTP_COMPLETE);
+    assert_string_equal(call.body, "hello");
+    loop_free(loop);
+    peer_join(&peer);
+    call_free(&call);
+    peer_free(&peer);
 }
 
 static void test_tls_to_a_plain_peer(void **state)
@@ -1368,6 +1409,7 @@ int main(void)
         cmocka_unit_test(test_header_bombs),
         cmocka_unit_test(test_what_is_not_http),
         cmocka_unit_test(test_refused_port_and_unknown_host),
+        cmocka_unit_test(test_second_address),
         cmocka_unit_test(test_tls_to_a_plain_peer),
         cmocka_unit_test(test_environment_is_ignored),
         cmocka_unit_test(test_refused_before_any_io),

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 enum { DEFAULT_HEADER_BYTES = 65536, COPIED_BODY_MAX = 16384, METHOD_MAX = 32, SPANS = 3 };
 
@@ -250,7 +251,7 @@ static void destroy(struct http_transfer *t)
 {
     loop_later_drop(t->loop, &t->exchange);
     if (t->added)
-        loop_remove(t->loop, t->easy);
+        loop_remove(t->loop, t->easy, &t->exchange);
     loop_easy_give(t->loop, t->easy);
     curl_slist_free_all(t->fields);
     free(t->copied_body);
@@ -293,7 +294,7 @@ static void on_later(struct loop_exchange *exchange)
     if (exchange->starved)
         give_up(t, STARVED);
     else if (!t->added)
-        t->added = loop_add(t->loop, t->easy);
+        t->added = loop_add(t->loop, t->easy, &t->exchange);
     if (!t->added || exchange->starved) {
         finish(t, CURLE_OUT_OF_MEMORY);
         return;
@@ -466,6 +467,14 @@ static bool set_up_trust(CURL *easy, const char *ca_file)
     return curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK;
 }
 
+/* libcurl's own sockets would be handed on to the processes that the host starts. */
+static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    (void)user, (void)purpose;
+    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    return fd < 0 ? CURL_SOCKET_BAD : fd;
+}
+
 static long milliseconds(uint32_t ms)
 {
     return ms > 0 && ms < INT_MAX ? (long)ms : INT_MAX;
@@ -491,7 +500,7 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
         {CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2},
         {CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
         {CURLOPT_TCP_KEEPALIVE, 1},
-        {CURLOPT_BUFFERSIZE, 16384},
+        {CURLOPT_BUFFERSIZE, 8192}, /* a thousand waiting transfers hold one each */
         {CURLOPT_UPLOAD_BUFFERSIZE, 16384},
         {CURLOPT_FRESH_CONNECT, request->fresh},
         {CURLOPT_FORBID_REUSE, request->fresh},
@@ -523,8 +532,9 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
            curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_PREREQDATA, t) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t->text) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK && set_up_trust(easy, request->ca_file) &&
-           set_up_method(t, request);
+           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) == CURLE_OK &&
+           set_up_trust(easy, request->ca_file) && set_up_method(t, request);
 }
 
 static struct http_transfer *make(struct loop *loop, const struct http_request *request)
@@ -563,7 +573,7 @@ int http_start(struct loop *loop, const struct http_request *request, struct htt
     if (ok && loop_in_curl(loop))
         loop_later(loop, &t->exchange);
     else if (ok)
-        ok = t->added = loop_add(loop, t->easy);
+        ok = t->added = loop_add(loop, t->easy, &t->exchange);
     if (!ok) {
         if (t)
             destroy(t);

@@ -7,7 +7,7 @@
 #include <time.h>
 #include <utlist.h>
 
-enum { SPARE_MAX = 64, IDLE_CONNECTIONS_MAX = 256 };
+enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256 };
 
 struct loop {
     uv_loop_t own;
@@ -15,14 +15,13 @@ struct loop {
     CURLM *multi;
     uv_timer_t timer;
     uv_idle_t soon;
-    struct loop_exchange *later;
+    struct loop_exchange *later, *added;
     struct watch *watches;
     CURL *spare[SPARE_MAX];
     size_t n_spare;
-    size_t n_added;
     unsigned n_open; /* uv handles of ours that are not closed yet */
     unsigned in_curl;
-    bool lent, due, reaping;
+    bool lent, due, reaping, spent;
 };
 
 struct watch {
@@ -65,12 +64,30 @@ static void wake_soon(struct loop *loop)
     uv_idle_start(&loop->soon, on_soon);
 }
 
+static void starve(struct loop *loop, struct loop_exchange *exchange)
+{
+    exchange->starved = true;
+    loop_later(loop, exchange);
+}
+
+static void starve_all(struct loop *loop)
+{
+    for (struct loop_exchange *exchange = loop->added; exchange; exchange = exchange->after)
+        starve(loop, exchange);
+}
+
 static void turn(struct loop *loop, curl_socket_t fd, int events)
 {
     int running;
     loop->in_curl++;
-    curl_multi_socket_action(loop->multi, fd, events, &running);
+    CURLMcode code = curl_multi_socket_action(loop->multi, fd, events, &running);
     loop->in_curl--;
+    /* Which transfer it got no memory for, libcurl does not say, and its table of sockets is no longer sound: the next
+     * socket of the same number would crash it. */
+    if (code == CURLM_OUT_OF_MEMORY) {
+        loop->spent = true;
+        starve_all(loop);
+    }
     settle(loop);
 }
 
@@ -80,7 +97,7 @@ static void turn_timeout(struct loop *loop)
     turn(loop, CURL_SOCKET_TIMEOUT, 0);
     /* A timer that fired a fraction too early is not set again by libcurl: it thinks it still runs. */
     long ms = -1;
-    if (loop->n_added > 0 && !loop->due && !uv_is_active((uv_handle_t *)&loop->timer)) {
+    if (loop->added && !loop->due && !uv_is_active((uv_handle_t *)&loop->timer)) {
         curl_multi_timeout(loop->multi, &ms);
         if (ms >= 0)
             uv_timer_start(&loop->timer, on_timer, ms > 0 ? (uint64_t)ms : 1, 0);
@@ -182,10 +199,8 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *
     /* Answering -1 would make libcurl fail every transfer for good; this one alone is lost. */
     struct loop_exchange *exchange = NULL;
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&exchange);
-    if (exchange) {
-        exchange->starved = true;
-        loop_later(loop, exchange);
-    }
+    if (exchange)
+        starve(loop, exchange);
     return 0;
 }
 
@@ -232,6 +247,8 @@ void loop_reap(struct loop *loop)
         return;
     loop->reaping = true;
     int left;
+    if (!loop->multi)
+        return;
     for (CURLMsg *message; (message = curl_multi_info_read(loop->multi, &left));) {
         struct loop_exchange *exchange = NULL;
         CURLcode code = message->data.result;
@@ -244,10 +261,42 @@ void loop_reap(struct loop *loop)
     loop->reaping = false;
 }
 
+/* The next exchange makes a new one. */
+static void drop_multi(struct loop *loop)
+{
+    loop->in_curl++;
+    curl_multi_cleanup(loop->multi);
+    loop->in_curl--;
+    loop->multi = NULL;
+    loop->spent = loop->due = false;
+    uv_timer_stop(&loop->timer);
+    while (loop->watches)
+        close_watch(loop->watches);
+}
+
 static void settle(struct loop *loop)
 {
     run_later(loop);
     loop_reap(loop);
+    if (loop->spent && !loop->added)
+        drop_multi(loop);
+}
+
+static bool init_multi(struct loop *loop)
+{
+    CURLM *multi = curl_multi_init();
+    if (multi && curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, set_socket) == CURLM_OK &&
+        curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, loop) == CURLM_OK &&
+        curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, set_timer) == CURLM_OK &&
+        curl_multi_setopt(multi, CURLMOPT_TIMERDATA, loop) == CURLM_OK &&
+        curl_multi_setopt(multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING) == CURLM_OK &&
+        curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long)IDLE_CONNECTIONS_MAX) == CURLM_OK) {
+        loop->multi = multi;
+        return true;
+    }
+    if (multi)
+        curl_multi_cleanup(multi);
+    return false;
 }
 
 /* ---- handles ---- */
@@ -269,21 +318,23 @@ void loop_easy_give(struct loop *loop, CURL *easy)
     loop->spare[loop->n_spare++] = easy;
 }
 
-bool loop_add(struct loop *loop, CURL *easy)
+bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange)
 {
+    if (loop->spent || (!loop->multi && !init_multi(loop)))
+        return false;
     loop->in_curl++;
     CURLMcode code = curl_multi_add_handle(loop->multi, easy);
     loop->in_curl--;
     if (code == CURLM_OK)
-        loop->n_added++;
+        DL_APPEND2(loop->added, exchange, before, after);
     return code == CURLM_OK;
 }
 
-void loop_remove(struct loop *loop, CURL *easy)
+void loop_remove(struct loop *loop, CURL *easy, struct loop_exchange *exchange)
 {
+    DL_DELETE2(loop->added, exchange, before, after);
     loop->in_curl++;
-    if (curl_multi_remove_handle(loop->multi, easy) == CURLM_OK)
-        loop->n_added--;
+    curl_multi_remove_handle(loop->multi, easy);
     loop->in_curl--;
 }
 
@@ -292,7 +343,7 @@ CURLcode loop_unpause(struct loop *loop, CURL *easy)
     loop->in_curl++;
     CURLcode code = curl_easy_pause(easy, CURLPAUSE_CONT);
     loop->in_curl--;
-    return code;
+    return code == CURLE_ABORTED_BY_CALLBACK ? CURLE_OUT_OF_MEMORY : code; /* set_socket never aborts */
 }
 
 /* ---- life ---- */
@@ -301,17 +352,6 @@ static void on_handle_closed(uv_handle_t *handle)
 {
     struct loop *loop = handle->data;
     loop->n_open--;
-}
-
-static bool init_multi(struct loop *loop)
-{
-    loop->multi = curl_multi_init();
-    return loop->multi && curl_multi_setopt(loop->multi, CURLMOPT_SOCKETFUNCTION, set_socket) == CURLM_OK &&
-           curl_multi_setopt(loop->multi, CURLMOPT_SOCKETDATA, loop) == CURLM_OK &&
-           curl_multi_setopt(loop->multi, CURLMOPT_TIMERFUNCTION, set_timer) == CURLM_OK &&
-           curl_multi_setopt(loop->multi, CURLMOPT_TIMERDATA, loop) == CURLM_OK &&
-           curl_multi_setopt(loop->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING) == CURLM_OK &&
-           curl_multi_setopt(loop->multi, CURLMOPT_MAXCONNECTS, (long)IDLE_CONNECTIONS_MAX) == CURLM_OK;
 }
 
 int loop_new(uv_loop_t *lent, struct loop **out)

@@ -37,7 +37,8 @@ struct loop_exchange {
     void (*on_later)(struct loop_exchange *exchange);               /* what loop_later asked for */
     bool starved; /* its socket cannot be watched (on_later follows): it would never end by itself */
     bool queued;
-    struct loop_exchange *prev, *next;
+    struct loop_exchange *prev, *next;    /* of those that wait for on_later */
+    struct loop_exchange *before, *after; /* of those that are in the multi */
 };
 
 /* Whether libcurl is on the stack right now: then loop_add, loop_remove and loop_unpause must not be called. */
@@ -54,8 +55,8 @@ CURL *loop_easy_take(struct loop *loop);
 void loop_easy_give(struct loop *loop, CURL *easy);
 
 /* Adds a handle to the multi (false: out of memory), takes it out, ends its pause. */
-bool loop_add(struct loop *loop, CURL *easy);
-void loop_remove(struct loop *loop, CURL *easy);
+bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
+void loop_remove(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
 CURLcode loop_unpause(struct loop *loop, CURL *easy);
 
 /* Takes finished transfers from libcurl and ends them. Runs by itself after each turn of libcurl. */

@@ -64,12 +64,19 @@ static size_t scheme_len(const char *url)
     return url[len] == '/' ? 0 : len;
 }
 
-static bool has_part(CURLU *parsed, CURLUPart part)
+/* Whether libcurl would take it, and finds a host in it but no user. */
+static CURLUcode parse(const char *url)
 {
-    char *text = NULL;
-    bool has = curl_url_get(parsed, part, &text, 0) == CURLUE_OK;
-    curl_free(text);
-    return has;
+    CURLU *parsed = curl_url();
+    if (!parsed)
+        return CURLUE_OUT_OF_MEMORY;
+    char *host = NULL;
+    CURLUcode code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS | CURLU_DISALLOW_USER);
+    if (code == CURLUE_OK)
+        code = curl_url_get(parsed, CURLUPART_HOST, &host, 0);
+    curl_free(host);
+    curl_url_cleanup(parsed);
+    return code;
 }
 
 static int refuse(const char *what, const char *url, const char *why, deputy_error *error)
@@ -92,20 +99,12 @@ static int check_url(const char *what, const char *url, bool base, deputy_error 
         return refuse(what, url, "it does not begin with http:// or https:// and a host", error);
     if (base && strpbrk(url, "?#"))
         return refuse(what, url, "it must have no query and no fragment", error);
-    CURLU *parsed = curl_url();
-    if (!parsed)
-        return error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL");
-    CURLUcode code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS);
-    bool user = code == CURLUE_OK && (has_part(parsed, CURLUPART_USER) || has_part(parsed, CURLUPART_PASSWORD));
-    bool host = code == CURLUE_OK && has_part(parsed, CURLUPART_HOST);
-    curl_url_cleanup(parsed);
+    CURLUcode code = parse(url);
     if (code == CURLUE_OUT_OF_MEMORY)
         return error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL");
-    if (code != CURLUE_OK)
-        return refuse(what, url, curl_url_strerror(code), error);
-    if (user)
+    if (code == CURLUE_USER_NOT_ALLOWED)
         return refuse(what, url, "it must have no user and no password; use a token", error);
-    return host ? DEPUTY_OK : refuse(what, url, "it has no host", error);
+    return code == CURLUE_OK ? DEPUTY_OK : refuse(what, url, curl_url_strerror(code), error);
 }
 
 int url_base_check(const char *what, const char *url, deputy_error *error)
