@@ -1,0 +1,158 @@
+-- What README.md says works: its blocks are taken out and run, against real peers where it names a central or a server.
+local cjson = require "cjson"
+local deputy = require "deputy"
+local peers = require "spec.support.peers"
+local shell = require "spec.support.shell"
+local tmp = require "spec.support.tmp"
+
+local root = require("lfs").currentdir()
+local readme = tmp.read("README.md")
+
+-- The blocks with this info string, in order.
+local function blocks(info)
+  local found = {}
+  for head, text in readme:gmatch("\n```([^\n]*)\n(.-)```") do
+    if head == info then found[#found + 1] = text end
+  end
+  assert(#found > 0, "README.md has no block " .. info)
+  return found
+end
+
+local function block(info) return blocks(info)[1] end
+
+describe("README.md", function()
+  local central, model
+
+  before_each(function()
+    central = peers.central{
+      llms = { claude = {} }, tokens = { tok = { view = { "claude" }, run = { "claude" } } },
+      inference = { status = 503 },
+    }
+    model = peers.openai{ models = { "qwen3" } }
+  end)
+
+  after_each(peers.stop_all)
+
+  -- The README's addresses become those of the peers.
+  local function real(text)
+    return (text:gsub("http://127%.0%.0%.1:7070", central.url):gsub("http://127%.0%.0%.1:8000", model.url))
+  end
+
+  it("names only targets that make has", function()
+    local database = shell.run{ "make", "-npq", "BUILD=" .. tmp.dir(), "nothing", timeout_ms = 30000 }.stdout
+    local count = 0
+    for target in readme:gmatch("make (%l+)") do
+      if target ~= "and" then
+        assert.matches("\n" .. target .. ":", database, 1, true)
+        count = count + 1
+      end
+    end
+    assert.is_true(count >= 4)
+  end)
+
+  it("names only files that are there", function()
+    for path in readme:gmatch("%]%(([^)]+)%)") do
+      assert.is_not_nil(io.open(path), path)
+    end
+  end)
+
+  it("has a configuration and a session of the command line that go like that", function()
+    local dir = tmp.dir()
+    tmp.write(dir, "deputy.json", real(block "json"))
+    tmp.write(dir, "token", "tok\n")
+    shell.run{ "chmod", "600", dir .. "/token" }
+    local program = shell.run{ "realpath", (os.getenv("DEPUTY_BUILD") or "build") .. "/deputy" }.stdout:match("%S+")
+    local count = 0
+    for command, expected in block("console"):gmatch("%$ deputy ([^\n]+)\n([^$]*)") do
+      local r = shell.run{ "sh", "-c", 'exec "$0" ' .. command, program, cwd = dir }
+      assert.equal(expected, r.stdout, command .. "\n" .. r.stderr)
+      assert.equal(0, r.status)
+      count = count + 1
+    end
+    assert.equal(3, count)
+  end)
+
+  it("shows the C host as it stands in the example", function()
+    local example = tmp.read("examples/embed_sync.c")
+    for _, text in ipairs(blocks "c") do
+      assert.is_truthy(example:find(text, 1, true), "not in examples/embed_sync.c:\n" .. text)
+    end
+  end)
+
+  it("has a Lua host that works", function()
+    local cpath = (os.getenv("DEPUTY_BUILD") or "build") .. "/?.so;;"
+    if cpath:sub(1, 1) ~= "/" then cpath = root .. "/" .. cpath end
+    local r = shell.run{
+      "lua5.4", tmp.write(nil, "host.lua", real(block "lua")), cwd = root,
+      env = { DEPUTY_TOKEN = "tok", LUA_CPATH = cpath, LD_PRELOAD = os.getenv("LUA_PRELOAD") or false },
+    }
+    assert.equal(0, r.status, r.stderr)
+    assert.equal("vllm-local\nanswered by vllm-local\ttrue\n", r.stdout)
+  end)
+
+  describe("has a policy", function()
+    local registry, other
+
+    before_each(function()
+      other = peers.openai{ models = { "qwen3" }, reply = "Hello from the other" }
+      registry = deputy.registry()
+      registry:register(deputy.openai{ name = "first", url = model.url .. "/v1", model = "qwen3" })
+      registry:register(deputy.openai{ name = "second", url = other.url .. "/v1", model = "qwen3" })
+      registry:register_failover("claude", "first")
+      registry:register_failover("claude", "second")
+    end)
+
+    local function ask()
+      local router = deputy.router(registry, {
+        central_url = central.url, bearer_token = "tok", policy = tmp.write(nil, "mine.lua", block "lua policy"),
+      })
+      return router:complete{ llm = "claude", body = { model = "claude", messages = {} } }
+    end
+
+    it("that stands in when the central does not talk", function()
+      central:set{ inference = { { reset = true } } }
+      assert.equal("first", ask().via)
+    end)
+
+    it("that does not when it says 503", function()
+      local reply, failure = ask()
+      assert.is_nil(reply)
+      assert.equal(503, failure.status)
+      assert.equal(0, model:bytes())
+    end)
+
+    it("that asks the next one, after another probe, when one fails", function()
+      central:set{ inference = { { reset = true } } }
+      model:set{ steps = { status = 500 } }
+      local reply = ask()
+      assert.equal("second", reply.via)
+      assert.equal("Hello from the other", cjson.decode(reply.body).choices[1].message.content)
+      assert.equal(2, central:count("HEAD"))
+    end)
+
+    it("that obeys a central that forbids", function()
+      central:set{ inference = { { reset = true } } }
+      central:revoke("tok", "claude", "view")
+      local reply, failure = ask()
+      assert.is_nil(reply)
+      assert.equal("connect", failure.kind)
+      assert.equal(0, model:bytes() + other:bytes())
+    end)
+  end)
+
+  it("names the configuration's defaults as they are", function()
+    local defaults = require("deputy.config").defaults{}
+    local function has(row, ...)
+      local line = readme:match("\n(| [^\n]*" .. row:gsub("%.", "%%.") .. "[^\n]*)")
+      assert.is_not_nil(line, row)
+      for _, value in ipairs{ ... } do assert.matches(tostring(value), line, 1, true) end
+    end
+    has("policy.permitMs", defaults.policy.permitMs)
+    has("timeouts.connectMs", defaults.timeouts.connectMs, defaults.timeouts.probeMs)
+    has("timeouts.firstByteMs", defaults.timeouts.firstByteMs, defaults.timeouts.firstTokenMs)
+    has("timeouts.idleMs", defaults.timeouts.idleMs, defaults.timeouts.totalMs)
+    has("central.probe", defaults.central.probe)
+    has("policy.gate", defaults.policy.gate)
+    has("log.level", defaults.log.level)
+  end)
+end)
