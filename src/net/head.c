@@ -135,6 +135,8 @@ enum head_line head_read(struct head *head, const char *line, size_t len)
     if (len > 0)
         return is_space(*line) ? read_fold(head, line, len) : read_field(head, line, len);
     head->open = false;
+    if (head->chunked && head->content_length >= 0) /* which of the two counts is what smuggling is made of */
+        return HEAD_MALFORMED;
     if (head->status >= 200)
         return HEAD_DONE;
     head_free(head);
