@@ -188,7 +188,8 @@ static int open_handles(deputy_engine *engine)
     uv_check_start(&engine->check, on_check);
     /* an engine without runs must not keep the host's loop alive */
     uv_unref((uv_handle_t *)&engine->check);
-    uv_unref((uv_handle_t *)&engine->async);
+    if (loop_is_lent(engine->loop))
+        uv_unref((uv_handle_t *)&engine->async);
     return DEPUTY_OK;
 }
 
