@@ -8,6 +8,7 @@ local tmp = require "spec.support.tmp"
 
 local POLICY = "lua/router.lua"
 local TOKEN = "tok-alice"
+local SETTINGS = { retries = 0, breaker = false }
 local BODY = '{"model":"claude","messages":[{"role":"user","content":"hello there"}],"big":12345678901234567890,"e":[]}'
 local STREAM = '{"model":"claude","stream":true,"messages":[{"role":"user","content":"one two three"}]}'
 
@@ -16,8 +17,11 @@ describe("the module", function()
     assert.equal(tmp.read("include/deputy.h"):match('DEPUTY_VERSION "(.-)"'), deputy.version)
   end)
 
-  local function lua(script, env)
-    return shell.run{ "lua5.4", "-e", ('package.cpath = %q '):format(package.cpath) .. script, env = env }
+  local preload = os.getenv("LUA_PRELOAD") or false -- a sanitizer's
+
+  local function lua(script)
+    return shell.run{ "lua5.4", "-e", ('package.cpath = %q '):format(package.cpath) .. script,
+      env = { LD_PRELOAD = preload } }
   end
 
   it("works in plain lua5.4, leaves no globals and writes nothing", function()
@@ -61,10 +65,11 @@ describe("the module", function()
   describe("finds the policy that came with it", function()
     local source = assert(package.searchpath("deputy", package.cpath))
 
-    local function try(dir, env)
+    local function try(dir, deputy_lua)
       local r = shell.run{ "lua5.4", "-e", ('package.cpath = "%s/?.so" '):format(dir) .. [[
         local deputy = require "deputy"
-        print(pcall(deputy.router, deputy.registry(), {}))]], env = env or { DEPUTY_LUA = false } }
+        print(pcall(deputy.router, deputy.registry(), {}))]],
+        env = { DEPUTY_LUA = deputy_lua or false, LD_PRELOAD = preload } }
       return r.stdout .. r.stderr
     end
 
@@ -95,9 +100,9 @@ describe("the module", function()
 
     it("where DEPUTY_LUA says, and nowhere else then", function()
       local top = tree("build", "lua")
-      assert.matches("^true", try(top .. "/build", { DEPUTY_LUA = lfs.currentdir() .. "/lua" }))
+      assert.matches("^true", try(top .. "/build", lfs.currentdir() .. "/lua"))
       tmp.write(top .. "/lua", "router.lua", tmp.read(POLICY))
-      assert.matches("was not found: give policy =", try(top .. "/build", { DEPUTY_LUA = top .. "/nowhere" }))
+      assert.matches("was not found: give policy =", try(top .. "/build", top .. "/nowhere"))
     end)
   end)
 end)
@@ -110,7 +115,8 @@ describe("router:complete", function()
       llms = { claude = {} }, tokens = { [TOKEN] = { view = { "*" }, run = { "*" } } },
     }
     registry = deputy.registry()
-    router = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY })
+    router = deputy.router(registry,
+      { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS })
   end)
   after_each(peers.stop_all)
 
@@ -277,7 +283,7 @@ describe("router:complete", function()
     refused({ llm = "claude", stream = "yes" }, "stream: expected a boolean, got a string")
     refused({ llm = "..", body = "{}" }, "cannot be a name")
     refused({ llm = "claude", bearer_token = "a b", body = "{}" }, "router:complete: ")
-    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
       limits = { max_body_bytes = 10 } })
     local reply, failure = small:complete{ llm = "claude", body = BODY }
     assert.is_nil(reply)
@@ -293,7 +299,7 @@ describe("router:complete", function()
 
   it("a reply over the limit is a failure, whatever comes", function()
     central:set{ inference = { body = '{"a":"' .. ("x"):rep(5000) .. '"}' } }
-    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
       limits = { max_reply_bytes = 1000 } })
     local reply, failure = small:complete{ llm = "claude", body = BODY }
     assert.is_nil(reply)
@@ -310,7 +316,7 @@ describe("router:complete", function()
   end)
 
   it("asks another layout of central where it was told", function()
-    local other = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+    local other = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
       probe_path = "/may/{llm}", inference = { ["chat/completions"] = "/do/{llm}", ["*"] = "/x/{endpoint}" } })
     router:check_auth("claude")
     other:check_auth("claude")

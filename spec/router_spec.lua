@@ -133,6 +133,7 @@ describe("a router with a probe function", function()
   local function make(options)
     options.policy = options.policy or POLICY
     options.bearer_token = options.bearer_token or TOKEN
+    options.settings = options.settings or { retries = 0, breaker = false }
     options.probe = options.probe or function(llm, token)
       probes[#probes + 1] = { llm, token }
       return status, why

@@ -1,7 +1,7 @@
 /* lua/lua_host.h - what the files of the Lua module share: its types, and how a Lua value stands in for a provider.
  *
- * Functions marked RAISES may longjmp: nothing that would leak may be held across them. What the engine calls back comes
- * in through unmarked functions, which touch Lua only inside lua_pcall. */
+ * Functions marked RAISES may longjmp: nothing that would leak may be held across them. What the engine calls back
+ * comes in through unmarked functions, which touch Lua only inside lua_pcall. */
 #ifndef LUA_HOST_H
 #define LUA_HOST_H
 
@@ -13,11 +13,11 @@
 
 #define RAISES
 
-/* ---- types ------------------------------------------------------------------------------------------------------ */
+/* ---- types ------------------------------------------------------------------------------------------------------- */
 
 #define REGISTRY_TYPE "deputy.registry"
 #define PROVIDER_TYPE "deputy.provider"
-#define ROUTER_TYPE "deputy.router"
+#define ROUTER_TYPE   "deputy.router"
 
 /* Its user value is a table: number -> the provider as the host registered it. */
 struct lua_registry {
@@ -68,11 +68,11 @@ RAISES int router_make(lua_State *L);
 /* The object at index 1, which has to be of this type. */
 RAISES void *self_check(lua_State *L, const char *type, const char *word);
 
-/* ---- Lua values as providers (lua_proxy.c) ------------------------------------------------------------------------ */
+/* ---- Lua values as providers (lua_proxy.c) ----------------------------------------------------------------------- */
 
 /* A provider that stands for entry id of a registry's table; real (may be NULL) is the one behind it when that is a
  * provider made in C; a reference is taken. */
-int proxy_new(const char *name, lua_Integer id, deputy_provider *real, deputy_provider **proxy, deputy_error *error);
+int proxy_new(const char *name, lua_Integer id, deputy_provider *real, deputy_provider **provider, deputy_error *error);
 lua_Integer proxy_id(const deputy_provider *proxy);
 
 /* What a router gives a run as its primary: it calls the frame's function. */
@@ -84,7 +84,7 @@ int frame_call(struct frame *frame, const deputy_engine *engine, int arguments, 
 /* Where on the stack a call's value was left (its result, or its error), or 0. */
 int frame_value(const struct deputy_call *call);
 
-/* ---- requests and replies (lua_message.c) ------------------------------------------------------------------------- */
+/* ---- requests and replies (lua_message.c) ------------------------------------------------------------------------ */
 
 /* Fills request from the table at index: endpoint, body, stream, headers, whole, total_ms, bearer_token, llm. What it
  * points at stays on the stack. */
@@ -102,16 +102,16 @@ RAISES size_t headers_read(lua_State *L, int index, deputy_header *headers, size
 /* Encodes the value at index as JSON and pushes the string. */
 RAISES void json_encode(lua_State *L, int index);
 
-/* { kind =, status =, code =, message =, retry_after = } (seconds), in the words that policies see too; tostring makes it
- * a sentence. */
+/* { kind =, status =, code =, message =, retry_after = } (seconds), in the words that policies see too; tostring makes
+ * it a sentence. */
 RAISES void failure_push(lua_State *L, const deputy_failure *failure);
 RAISES void failure_type(lua_State *L);
 
 /* Gives the table on top a field `trace` that is built when it is first asked for. */
-RAISES void trace_attach(lua_State *L, const deputy_trace *trace, size_t n);
+RAISES void trace_attach(lua_State *L, const deputy_trace *legs, size_t n);
 RAISES void trace_type(lua_State *L);
 
-/* ---- options (lua_options.c) -------------------------------------------------------------------------------------- */
+/* ---- options (lua_options.c) ------------------------------------------------------------------------------------- */
 
 /* Every key of the table at index must be one of names, which ends with NULL. */
 RAISES void options_check(lua_State *L, int index, const char *what, const char *const *names);

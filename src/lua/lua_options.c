@@ -100,7 +100,8 @@ lua_Integer option_number(lua_State *L, int index, const char *what, const char 
         return 0;
     lua_Integer number = lua_tointegerx(L, -1, &whole);
     if (!whole || number < 1 || number > max)
-        luaL_error(L, "%s: %s: expected a whole number from 1 to %I, got %s", what, name, max, luaL_tolstring(L, -1, NULL));
+        luaL_error(L, "%s: %s: expected a whole number from 1 to %I, got %s", what, name, max,
+                   luaL_tolstring(L, -1, NULL));
     lua_pop(L, 1);
     return number;
 }

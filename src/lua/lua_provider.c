@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-/* ---- the engine for providers by themselves ------------------------------------------------------------------------ */
+/* ---- the engine for providers by themselves ---------------------------------------------------------------------- */
 
 struct solo {
     deputy_engine *engine;
@@ -46,7 +46,7 @@ static deputy_engine *solo_engine(lua_State *L)
     return solo->engine;
 }
 
-/* ---- methods ---------------------------------------------------------------------------------------------------- */
+/* ---- methods ----------------------------------------------------------------------------------------------------- */
 
 struct lua_provider *provider_test(lua_State *L, int index)
 {
@@ -102,7 +102,8 @@ static int complete(lua_State *L)
     return 3;
 }
 
-/* A query needs a registered provider: it is registered for the moment. Nothing else can run on this engine meanwhile. */
+/* A query needs a registered provider: it is registered for the moment. Nothing else can run on this engine meanwhile.
+ */
 static int enlist(deputy_engine *engine, deputy_provider *provider, deputy_error *error)
 {
     int code = registry_add(engine->registry, deputy_provider_ref(provider), error);
@@ -184,7 +185,7 @@ static int is_available(lua_State *L)
     return 2;
 }
 
-/* ---- making ----------------------------------------------------------------------------------------------------- */
+/* ---- making ------------------------------------------------------------------------------------------------------ */
 
 static struct lua_provider *push_provider(lua_State *L)
 {

@@ -1,6 +1,6 @@
-/* How the engine calls back into the Lua that waits for it: a run's primary, and the providers of a registry. Values stay
- * on the stack of the waiting Lua; what the engine keeps of one is its index, so that a result or an error comes back as
- * the very same value, nil and false included. */
+/* How the engine calls back into the Lua that waits for it: a run's primary, and the providers of a registry. Values
+ * stay on the stack of the waiting Lua; what the engine keeps of one is its index, so that a result or an error comes
+ * back as the very same value, nil and false included. */
 #include "base/error.h"
 #include "core/call.h"
 #include "lua/lua_host.h"
@@ -33,7 +33,7 @@ int frame_value(const struct deputy_call *call)
     return (int)(intptr_t)call->data;
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 static deputy_failure_kind kind_named(const char *name)
 {
@@ -132,7 +132,7 @@ static int answer_with(deputy_call *call, struct frame *frame, int arguments)
     return DEPUTY_OK;
 }
 
-/* ---- a run's primary ------------------------------------------------------------------------------------------------ */
+/* ---- a run's primary --------------------------------------------------------------------------------------------- */
 
 static int complete_primary(void *self, deputy_call *call, const deputy_request *request)
 {
@@ -150,7 +150,7 @@ int primary_new(struct lua_router *router, deputy_provider **primary, deputy_err
     return deputy_provider_new("primary", &vtable, router, primary, error);
 }
 
-/* ---- a registered provider: router:run ---------------------------------------------------------------------------- */
+/* ---- a registered provider: router:run --------------------------------------------------------------------------- */
 
 /* Arguments: the provider, what it is to complete. nil and something else is a failure. */
 static int call_complete(lua_State *L)
@@ -174,8 +174,9 @@ static int complete_run(const struct proxy *proxy, deputy_call *call, struct fra
         return answer_with(call, frame, 1);
     }
     if (proxy->real) {
-        refuse(call, "no_substitute", "a provider made in C stands in only through a substitute function: "
-                                      "router:run(llm, primary, substitute)");
+        refuse(call, "no_substitute",
+               "a provider made in C stands in only through a substitute function: "
+               "router:run(llm, primary, substitute)");
         return DEPUTY_OK;
     }
     lua_pushcfunction(L, call_complete);
@@ -184,7 +185,7 @@ static int complete_run(const struct proxy *proxy, deputy_call *call, struct fra
     return answer_with(call, frame, 2);
 }
 
-/* ---- a registered provider: router:complete ------------------------------------------------------------------------ */
+/* ---- a registered provider: router:complete ---------------------------------------------------------------------- */
 
 enum { HEADERS_MAX = 60, SLICE = 16 << 10 };
 
@@ -305,7 +306,7 @@ static int complete_http(const struct proxy *proxy, deputy_call *call, const dep
     return DEPUTY_OK;
 }
 
-/* ---- the vtables ---------------------------------------------------------------------------------------------------- */
+/* ---- the vtables ------------------------------------------------------------------------------------------------- */
 
 static int complete(void *self, deputy_call *call, const deputy_request *request)
 {

@@ -6,8 +6,10 @@
 struct lua_registry *registry_check(lua_State *L, int index)
 {
     struct lua_registry *r = luaL_testudata(L, index, REGISTRY_TYPE);
-    if (!r)
+    if (!r) {
         luaL_error(L, "expected a registry made by deputy.registry(), got a %s", luaL_typename(L, index));
+        return NULL;
+    }
     if (!r->registry)
         luaL_error(L, "this registry is closed");
     return r;
@@ -37,7 +39,7 @@ static int check_code(lua_State *L, int code, const deputy_error *error)
     return code == DEPUTY_OK ? 0 : luaL_error(L, "%s", error->message);
 }
 
-/* ---- providers -------------------------------------------------------------------------------------------------- */
+/* ---- providers --------------------------------------------------------------------------------------------------- */
 
 static void check_function(lua_State *L, const char *name, int required)
 {
@@ -56,8 +58,9 @@ static const char *read_provider(lua_State *L, deputy_provider **real)
         luaL_error(L, "registry:register: this provider is closed");
     *real = made ? made->provider : NULL;
     if (!made && !lua_istable(L, 2))
-        luaL_error(L, "registry:register: expected a provider, { name =, complete =, list_models =, is_available = } or "
-                      "one made by deputy.openai or deputy.echo, got a %s",
+        luaL_error(L,
+                   "registry:register: expected a provider, { name =, complete =, list_models =, is_available = } or "
+                   "one made by deputy.openai or deputy.echo, got a %s",
                    luaL_typename(L, 2));
     if (!made) {
         check_function(L, "complete", 1);
@@ -108,7 +111,7 @@ static int remove_provider(lua_State *L)
     return check_code(L, code, &error);
 }
 
-/* ---- walks: what each step pushes may raise, and the walk owns memory, so that each step is protected -------------- */
+/* ---- walks: what each step pushes may raise, and the walk owns memory, so that each step is protected ------------ */
 
 struct walk {
     lua_State *L;
@@ -184,7 +187,7 @@ static int list_providers(lua_State *L)
     return finish_walk(L, registry_each_provider(r->registry, each_provider, &(struct walk){.L = L, .list = 2}));
 }
 
-/* ---- the failover map ------------------------------------------------------------------------------------------- */
+/* ---- the failover map -------------------------------------------------------------------------------------------- */
 
 static int register_failover(lua_State *L)
 {
@@ -209,7 +212,7 @@ static int failover_for(lua_State *L)
     return 1;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static int close_registry(lua_State *L)
 {

@@ -13,7 +13,7 @@
 
 static const char what[] = "deputy.router";
 
-/* ---- frames ----------------------------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
 
 static struct lua_router *check_self(lua_State *L)
 {
@@ -28,8 +28,9 @@ static struct lua_router *check_idle(lua_State *L, const char *method)
 {
     struct lua_router *r = check_self(L);
     if (r->frame)
-        luaL_error(L, "router:%s: not from inside a callback of the same router: it is waiting for that callback "
-                      "(make a second router, or return first)",
+        luaL_error(L,
+                   "router:%s: not from inside a callback of the same router: it is waiting for that callback "
+                   "(make a second router, or return first)",
                    method);
     return r;
 }
@@ -58,7 +59,7 @@ static int misuse(lua_State *L, const char *method, const deputy_error *error)
     return luaL_error(L, "router:%s: %s", method, error->message);
 }
 
-/* ---- what the engine asks of the host ----------------------------------------------------------------------------- */
+/* ---- what the engine asks of the host ---------------------------------------------------------------------------- */
 
 struct log_line {
     deputy_log_level level;
@@ -148,11 +149,12 @@ static void on_probe(void *user, const char *llm, const char *token, deputy_prob
     memset(answer, 0, sizeof(*answer));
     answer->kind = DEPUTY_PROBE_PROTOCOL;
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "it raised an error that is not a string";
-    engine_log(router->engine, DEPUTY_LOG_ERROR, "the host's probe function failed, which allows nothing: %.400s", text);
+    engine_log(router->engine, DEPUTY_LOG_ERROR, "the host's probe function failed, which allows nothing: %.400s",
+               text);
     lua_pop(L, 1);
 }
 
-/* ---- router:run --------------------------------------------------------------------------------------------------- */
+/* ---- router:run -------------------------------------------------------------------------------------------------- */
 
 /* How a run ended, kept for when Lua may be touched again. */
 struct finished {
@@ -190,9 +192,8 @@ static void copy_trace(struct finished *f, const deputy_outcome *outcome)
         if (!f->trace[i].provider)
             continue;
         size_t len = strlen(f->trace[i].provider) + 1;
-        f->trace[i].provider = f->used + len <= sizeof(f->names)
-                                   ? memcpy(f->names + f->used, outcome->trace[i].provider, len)
-                                   : NULL;
+        f->trace[i].provider =
+            f->used + len <= sizeof(f->names) ? memcpy(f->names + f->used, outcome->trace[i].provider, len) : NULL;
         f->used += len;
     }
 }
@@ -271,8 +272,8 @@ static int run(lua_State *L)
     luaL_checkstack(L, RUN_LEGS_MAX + LUA_MINSTACK, "router:run");
     struct frame frame = {.L = L, .mode = FRAME_RUN, .self = 1, .llm = 2, .primary = 3, .substitute = 4};
     frame.values = push_values(L);
-    const deputy_request request = {.size = sizeof(request), .llm = llm, .stream = DEPUTY_STREAM_NO,
-                                    .primary = router->primary};
+    const deputy_request request = {
+        .size = sizeof(request), .llm = llm, .stream = DEPUTY_STREAM_NO, .primary = router->primary};
     const deputy_sink sink = {.size = sizeof(sink), .user = &f, .on_end = on_end};
     int code = engine_enter(router->engine, true, &error);
     f.over = false;
@@ -292,7 +293,7 @@ static int run(lua_State *L)
     return lua_error(L);
 }
 
-/* ---- router:complete ---------------------------------------------------------------------------------------------- */
+/* ---- router:complete --------------------------------------------------------------------------------------------- */
 
 static void push_outcome(lua_State *L, const deputy_reply *reply)
 {
@@ -328,8 +329,8 @@ static int push_failed(lua_State *L, deputy_reply *reply, int code, const deputy
 
 static int complete(lua_State *L)
 {
-    static const char *const known[] = {"llm",     "endpoint", "body",     "stream",       "headers",
-                                        "whole",   "total_ms", "bearer_token", NULL};
+    static const char *const known[] = {"llm",   "endpoint", "body",         "stream", "headers",
+                                        "whole", "total_ms", "bearer_token", NULL};
     struct lua_router *router = check_idle(L, "complete");
     deputy_request request;
     deputy_error error;
@@ -353,7 +354,7 @@ static int complete(lua_State *L)
     return 1;
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
 
 /* What cannot be asked is not allowed: a name or token that no request can carry is unreachable. */
 static int check_auth(lua_State *L)
@@ -413,7 +414,7 @@ static int reload_policy(lua_State *L)
     return 2;
 }
 
-/* ---- options ------------------------------------------------------------------------------------------------------ */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 struct number {
     const char *name;
@@ -421,20 +422,25 @@ struct number {
     size_t size;
 };
 
-#define NUMBER(type, field) {#field, offsetof(type, field), sizeof(((type *)0)->field)}
+#define NUMBER(type, field) .name = #field, .offset = offsetof(type, field), .size = sizeof(((type *)0)->field)
 
 static const struct number timeouts[] = {
-    NUMBER(deputy_timeouts, connect_ms),     NUMBER(deputy_timeouts, first_byte_ms),
-    NUMBER(deputy_timeouts, first_token_ms), NUMBER(deputy_timeouts, idle_ms),
-    NUMBER(deputy_timeouts, total_ms),       NUMBER(deputy_timeouts, probe_ms),
+    {NUMBER(deputy_timeouts, connect_ms)},     {NUMBER(deputy_timeouts, first_byte_ms)},
+    {NUMBER(deputy_timeouts, first_token_ms)}, {NUMBER(deputy_timeouts, idle_ms)},
+    {NUMBER(deputy_timeouts, total_ms)},       {NUMBER(deputy_timeouts, probe_ms)},
 };
 
 static const struct number limits[] = {
-    NUMBER(deputy_limits, max_runs),         NUMBER(deputy_limits, max_body_bytes),
-    NUMBER(deputy_limits, max_reply_bytes),  NUMBER(deputy_limits, max_error_bytes),
-    NUMBER(deputy_limits, max_hold_bytes),   NUMBER(deputy_limits, max_header_bytes),
-    NUMBER(deputy_limits, policy_instructions), NUMBER(deputy_limits, policy_run_bytes),
-    NUMBER(deputy_limits, policy_bytes),     NUMBER(deputy_limits, policy_ms),
+    {NUMBER(deputy_limits, max_runs)},
+    {NUMBER(deputy_limits, max_body_bytes)},
+    {NUMBER(deputy_limits, max_reply_bytes)},
+    {NUMBER(deputy_limits, max_error_bytes)},
+    {NUMBER(deputy_limits, max_hold_bytes)},
+    {NUMBER(deputy_limits, max_header_bytes)},
+    {NUMBER(deputy_limits, policy_instructions)},
+    {NUMBER(deputy_limits, policy_run_bytes)},
+    {NUMBER(deputy_limits, policy_bytes)},
+    {NUMBER(deputy_limits, policy_ms)},
 };
 
 enum { NUMBERS_MAX = 16 };
@@ -518,9 +524,9 @@ static bool keep_function(lua_State *L, int index, const char *name, int self, i
 
 static void read_options(lua_State *L, int index, int self, struct lua_router *router, deputy_options *options)
 {
-    static const char *const known[] = {"central_url", "bearer_token", "policy",   "ca_file", "probe_path",
-                                        "inference",   "settings",     "gate",     "permit_ms", "timeouts",
-                                        "limits",      "on_log",       "probe",    NULL};
+    static const char *const known[] = {"central_url", "bearer_token", "policy", "ca_file",   "probe_path",
+                                        "inference",   "settings",     "gate",   "permit_ms", "timeouts",
+                                        "limits",      "on_log",       "probe",  NULL};
     options_check(L, index, what, known);
     options->central_url = option_string(L, index, what, "central_url");
     options->bearer_token = option_string(L, index, what, "bearer_token");
@@ -539,7 +545,7 @@ static void read_options(lua_State *L, int index, int self, struct lua_router *r
         options->probe = on_probe;
 }
 
-/* ---- the policy that came with the module ------------------------------------------------------------------------- */
+/* ---- the policy that came with the module ------------------------------------------------------------------------ */
 
 static bool try_path(char *out, const char *dir, size_t len, const char *rest)
 {
@@ -547,8 +553,8 @@ static bool try_path(char *out, const char *dir, size_t len, const char *rest)
     return n > 0 && n < PATH_MAX && access(out, R_OK) == 0;
 }
 
-/* Where DEPUTY_LUA says; else beside the module in a build tree; else in the share folder it was installed with, wherever
- * that was moved to; else where it was meant to be. */
+/* Where DEPUTY_LUA says; else beside the module in a build tree; else in the share folder it was installed with,
+ * wherever that was moved to; else where it was meant to be. */
 static bool find_policy(char out[PATH_MAX])
 {
     Dl_info info;
@@ -566,7 +572,7 @@ static bool find_policy(char out[PATH_MAX])
     return try_path(out, "", 0, DEPUTY_DATADIR "/lua/router.lua");
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static int close_router(lua_State *L)
 {
@@ -601,8 +607,9 @@ int router_make(lua_State *L)
     read_options(L, 2, 3, router, &options);
     const char *policy = option_string(L, 2, what, "policy");
     if (!policy && !find_policy(found))
-        luaL_error(L, "%s: the policy that comes with this module was not found: give policy = \"path/to/router.lua\", or "
-                      "name its folder in DEPUTY_LUA",
+        luaL_error(L,
+                   "%s: the policy that comes with this module was not found: give policy = \"path/to/router.lua\", or "
+                   "name its folder in DEPUTY_LUA",
                    what);
     int code = primary_new(router, &router->primary, &error);
     if (code == DEPUTY_OK)

@@ -15,8 +15,11 @@ DEPUTY_API int luaopen_deputy(lua_State *L);
 int luaopen_deputy(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"registry", registry_make},   {"router", router_make},   {"openai", provider_openai},
-        {"echo", provider_echo}, {NULL, NULL},
+        {"registry", registry_make},
+        {"router", router_make},
+        {"openai", provider_openai},
+        {"echo", provider_echo},
+        {NULL, NULL},
     };
     luaL_checkversion(L);
     failure_type(L);

@@ -12,25 +12,26 @@
 
 enum { TEXT_MAX = 1 << 20, OUT_MAX = 4 << 20, PIECES = 64, MODEL_MAX = 512, INPUTS_MAX = 2048 };
 
-/* In the texts below: $M the model as a JSON string, $T the whole text, $P the next piece of it, both without quotes. */
+/* $M: the model as a JSON string. $T: the whole text, $P: the next piece of it, both without quotes. */
 struct shape {
     const char *endpoint;
     const char *plain, *open, *piece, *close;
 };
 
+/* clang-format off */
 #define DATA(json) "data: " json "\n\n"
 #define EVENT(name, json) "event: " name "\ndata: " json "\n\n"
 #define CHAT(delta, finish)                                                                                            \
-    DATA("{\"id\":\"chatcmpl-echo\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":$M,\"choices\":["      \
+    DATA("{\"id\":\"chatcmpl-echo\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":$M,\"choices\":["     \
          "{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}")
 #define TEXT(text, finish)                                                                                             \
-    DATA("{\"id\":\"cmpl-echo\",\"object\":\"text_completion\",\"created\":0,\"model\":$M,\"choices\":[{\"index\":0,"   \
+    DATA("{\"id\":\"cmpl-echo\",\"object\":\"text_completion\",\"created\":0,\"model\":$M,\"choices\":[{\"index\":0,"  \
          "\"text\":\"" text "\",\"logprobs\":null,\"finish_reason\":" finish "}]}")
 #define RESPONSE(status, output)                                                                                       \
-    "{\"id\":\"resp_echo\",\"object\":\"response\",\"created_at\":0,\"status\":\"" status "\",\"model\":$M,"            \
+    "{\"id\":\"resp_echo\",\"object\":\"response\",\"created_at\":0,\"status\":\"" status "\",\"model\":$M,"           \
     "\"output\":[" output "],\"usage\":{\"input_tokens\":0,\"output_tokens\":0,\"total_tokens\":0}}"
 #define OUTPUT(status, content)                                                                                        \
-    "{\"id\":\"msg_echo\",\"type\":\"message\",\"status\":\"" status "\",\"role\":\"assistant\",\"content\":["          \
+    "{\"id\":\"msg_echo\",\"type\":\"message\",\"status\":\"" status "\",\"role\":\"assistant\",\"content\":["         \
     content "]}"
 #define OUTPUT_TEXT "{\"type\":\"output_text\",\"text\":\"$T\",\"annotations\":[]}"
 #define USAGE "\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":0,\"total_tokens\":0}"
@@ -40,8 +41,8 @@ static const struct shape shapes[] = {
     {
         .endpoint = "chat/completions",
         .plain = "{\"id\":\"chatcmpl-echo\",\"object\":\"chat.completion\",\"created\":0,\"model\":$M,\"choices\":["
-                 "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"$T\"},\"finish_reason\":\"stop\"}]," USAGE
-                 "}",
+                 "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"$T\"},\"finish_reason\":\"stop\"}],"
+                 USAGE "}",
         .open = CHAT("{\"role\":\"assistant\",\"content\":\"\"}", "null"),
         .piece = CHAT("{\"content\":\"$P\"}", "null"),
         .close = CHAT("{}", "\"stop\"") DATA("[DONE]"),
@@ -92,6 +93,7 @@ static const struct shape shapes[] = {
             EVENT("message_stop", "{\"type\":\"message_stop\"}"),
     },
 };
+/* clang-format on */
 
 /* ---- what the user said ----------------------------------------------------------------------------------------- */
 
@@ -367,8 +369,9 @@ static void answer_error(deputy_call *call, int status, const char *code, const 
 {
     static const deputy_header type = {"content-type", "application/json"};
     char body[256];
-    int len = snprintf(body, sizeof(body), "{\"error\":{\"message\":\"%s\",\"type\":\"invalid_request_error\",\"code\":\"%s\"}}",
-                       message, code);
+    int len =
+        snprintf(body, sizeof(body),
+                 "{\"error\":{\"message\":\"%s\",\"type\":\"invalid_request_error\",\"code\":\"%s\"}}", message, code);
     if (deputy_reply_head(call, status, &type, 1) == DEPUTY_OK &&
         deputy_reply_bytes(call, body, (size_t)len) == DEPUTY_OK)
         deputy_reply_end(call);
@@ -401,7 +404,8 @@ static int complete(void *self, deputy_call *call, const deputy_request *request
         if (strcmp(shapes[i].endpoint, request->endpoint) == 0)
             shape = &shapes[i];
     if (!shape && strcmp(request->endpoint, "embeddings") != 0) {
-        answer_error(call, 404, "not_found", "echo knows chat/completions, completions, responses, messages, embeddings");
+        answer_error(call, 404, "not_found",
+                     "echo knows chat/completions, completions, responses, messages, embeddings");
         return DEPUTY_OK;
     }
     int code = read_request(request, &asked);

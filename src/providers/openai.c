@@ -296,8 +296,8 @@ static int check(const deputy_openai_options *options, deputy_error *error)
     if (code == DEPUTY_OK && options->api_key)
         code = url_token_check(options->api_key, error);
     if (code == DEPUTY_OK && options->model && (!options->model[0] || strlen(options->model) > MODEL_MAX))
-        code = error_set(error, DEPUTY_EINVAL, "model of an openai provider: expected 1 to %d bytes, got %zu", MODEL_MAX,
-                         strlen(options->model));
+        code = error_set(error, DEPUTY_EINVAL, "model of an openai provider: expected 1 to %d bytes, got %zu",
+                         MODEL_MAX, strlen(options->model));
     return code;
 }
 
@@ -331,10 +331,11 @@ int deputy_openai_new(const deputy_openai_options *options, deputy_provider **pr
     struct openai *self = calloc(1, sizeof(*self));
     if (!self)
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a provider");
-    if (!copy(options, self))
-        code = error_set(error, DEPUTY_ENOMEM, "out of memory for a provider");
-    else
-        code = deputy_provider_new(options->name, &vtable, self, provider, error);
+    if (!copy(options, self)) {
+        destroy(self);
+        return error_set(error, DEPUTY_ENOMEM, "out of memory for a provider");
+    }
+    code = deputy_provider_new(options->name, &vtable, self, provider, error);
     if (code != DEPUTY_OK)
         destroy(self);
     return code;
