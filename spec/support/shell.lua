@@ -58,6 +58,9 @@ function shell.start(spec)
   self.stdin = uv.new_pipe()
   local out, err = uv.new_pipe(), uv.new_pipe()
   local args = { "--pdeathsig", "KILL", "--", table.unpack(spec) }
+  if spec[1] == "lua5.4" and os.getenv("LUA_PRELOAD") then -- a module that was built with a sanitizer needs it too
+    table.move({ "env", "LD_PRELOAD=" .. os.getenv("LUA_PRELOAD"), table.unpack(spec) }, 1, #spec + 2, 4, args)
+  end
   local handle, pid = uv.spawn("setpriv", {
     args = args, stdio = { self.stdin, out, err }, env = environment(spec), cwd = spec.cwd,
     detached = true, -- a process group of its own, so that stop reaches its children too
