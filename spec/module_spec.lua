@@ -283,7 +283,8 @@ describe("router:complete", function()
     refused({ llm = "claude", stream = "yes" }, "stream: expected a boolean, got a string")
     refused({ llm = "..", body = "{}" }, "cannot be a name")
     refused({ llm = "claude", bearer_token = "a b", body = "{}" }, "router:complete: ")
-    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
+    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+      settings = SETTINGS,
       limits = { max_body_bytes = 10 } })
     local reply, failure = small:complete{ llm = "claude", body = BODY }
     assert.is_nil(reply)
@@ -299,7 +300,8 @@ describe("router:complete", function()
 
   it("a reply over the limit is a failure, whatever comes", function()
     central:set{ inference = { body = '{"a":"' .. ("x"):rep(5000) .. '"}' } }
-    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
+    local small = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+      settings = SETTINGS,
       limits = { max_reply_bytes = 1000 } })
     local reply, failure = small:complete{ llm = "claude", body = BODY }
     assert.is_nil(reply)
@@ -316,7 +318,8 @@ describe("router:complete", function()
   end)
 
   it("asks another layout of central where it was told", function()
-    local other = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY, settings = SETTINGS,
+    local other = deputy.router(registry, { central_url = central.url, bearer_token = TOKEN, policy = POLICY,
+      settings = SETTINGS,
       probe_path = "/may/{llm}", inference = { ["chat/completions"] = "/do/{llm}", ["*"] = "/x/{endpoint}" } })
     router:check_auth("claude")
     other:check_auth("claude")
