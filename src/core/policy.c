@@ -4,20 +4,37 @@
 #include "net/loop.h"
 
 #include <lauxlib.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { HOOK_EVERY = 1000, IDLE_THREADS = 256 };
+/* HOOK_EVERY: the dearest instruction (comparing two strings of POLICY_STRING_MAX) takes 0.4 ms. LOOK_EVERY_BYTES: what
+ * is allocated between two looks at the clock, for loops that spend their time on large blocks. GRACE: what a script
+ * that was killed may still allocate in one piece, so that it ends without a collection at every step. CLOSING_MAX: Lua
+ * does not count the C stack of coroutines that are closed inside one another. */
+enum {
+    HOOK_EVERY = 100,
+    IDLE_THREADS = 256,
+    BLOCK_MAX = 4 << 20,
+    LOOK_EVERY_BYTES = 256 << 10,
+    GRACE = 4096,
+    CLOSING_MAX = 4,
+    PIECE = 256,
+    JUMPS_MAX = 4096
+};
 
 struct policy {
     unsigned refs;
     lua_State *L;
     struct budget *budget; /* of what runs right now; NULL outside */
-    lua_State *running;
+    lua_State *running;    /* the run's own coroutine */
+    lua_State *current;    /* the one whose instructions are carried out: a hook set there fires at once */
     void *host;
     uint64_t resumed_us;
-    size_t bytes, max_bytes;
+    size_t bytes, max_bytes, unseen_bytes;
+    bool opening, lenient, refused;
+    unsigned closing;
     struct policy_bindings bindings;
     int slots[POLICY_SLOTS]; /* references in the registry: found faster than by key */
     size_t n_idle;
@@ -25,24 +42,98 @@ struct policy {
     char name[];
 };
 
+/* A coroutine's extra space holds its policy. The lowest bit marks one that was killed: inside it Lua has hooks
+ * switched off for good, so that nothing of it may ever run again, not even what it wanted closed. */
+static uintptr_t *extra_of(lua_State *L)
+{
+    return lua_getextraspace(L);
+}
+
 static struct policy *policy_of(lua_State *L)
 {
-    return *(struct policy **)lua_getextraspace(L);
+    return (struct policy *)(*extra_of(L) & ~(uintptr_t)1);
+}
+
+static bool was_killed(lua_State *L)
+{
+    return (*extra_of(L) & 1) != 0;
 }
 
 /* ---- what a script may use up ----------------------------------------------------------------------------------- */
+
+static void on_count(lua_State *L, lua_Debug *record);
+
+static void kill_script(struct policy *p, const char *why)
+{
+    if (!p->budget->killed)
+        p->budget->killed = why;
+    if (p->current)
+        lua_sethook(p->current, on_count, LUA_MASKCOUNT, 1);
+}
+
+/* Lua's own message for a lack of memory is the one error that calls no message handler: an xpcall's could raise again
+ * at every level, and be called again for each. */
+static void raise_kill(lua_State *L)
+{
+    *extra_of(L) |= 1;
+    lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
+    lua_pushliteral(L, "not enough memory");
+    lua_error(L);
+}
+
+static void spend(struct policy *p, uint64_t instructions)
+{
+    struct budget *b = p->budget;
+    if (b->killed)
+        return;
+    b->now_us = loop_now_us();
+    b->instructions = b->instructions > instructions ? b->instructions - instructions : 0;
+    if (b->instructions == 0)
+        kill_script(p, "the script used up its instructions (limits: policyInstructions)");
+    else if (b->now_us - p->resumed_us >= b->compute_us)
+        kill_script(p, "the script computed for too long (limits: policyMs)");
+    else if (b->deadline_us && b->now_us >= b->deadline_us)
+        kill_script(p, "the script computed past the run's deadline");
+}
+
+/* The first refusal makes Lua collect its garbage and ask again; the second one is meant. A block that is too large in
+ * any case is refused for good at once. */
+static bool may_grow(struct policy *p, bool is_string, size_t size, size_t more)
+{
+    struct budget *b = p->budget;
+    if (p->opening || p->lenient)
+        return true;
+    if (b && b->killed)
+        return more <= GRACE;
+    p->unseen_bytes += more;
+    if (b && p->unseen_bytes >= LOOK_EVERY_BYTES) {
+        p->unseen_bytes = 0;
+        spend(p, HOOK_EVERY);
+    }
+    if (size > BLOCK_MAX || (is_string && size > POLICY_STRING_MAX + 64)) {
+        if (b)
+            kill_script(p,
+                        "the script made a value that is too large (at most 64 KiB for a string, 4 MiB for a table)");
+        return false;
+    }
+    if (more <= p->max_bytes && p->bytes <= p->max_bytes - more && (!b || (int64_t)more <= b->max_bytes - b->bytes)) {
+        p->refused = false;
+        return true;
+    }
+    if (b && p->refused)
+        kill_script(p, "the script ran out of memory (limits: policyRunBytes, policyBytes)");
+    else if (b)
+        spend(p, HOOK_EVERY);
+    p->refused = true;
+    return false;
+}
 
 static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
 {
     struct policy *p = user;
     size_t old = ptr ? old_size : 0; /* for a new block Lua passes its type there */
-    if (size > old) {
-        size_t more = size - old;
-        if (more > p->max_bytes || p->bytes > p->max_bytes - more)
-            return NULL;
-        if (p->budget && (int64_t)more > p->budget->max_bytes - p->budget->bytes)
-            return NULL;
-    }
+    if (size > old && !may_grow(p, !ptr && old_size == LUA_TSTRING, size, size - old))
+        return NULL;
     void *block = NULL;
     if (size == 0) {
         free(ptr);
@@ -59,28 +150,39 @@ static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
     return block;
 }
 
-/* Once something ran out every further thousand instructions fail too, in whichever coroutine or handler they are:
- * whatever a script catches, it does not get far. */
+/* Once something ran out, every further instruction fails too, in whichever function or handler it is. */
 static void on_count(lua_State *L, lua_Debug *record)
 {
     struct policy *p = policy_of(L);
-    struct budget *b = p->budget;
     (void)record;
-    if (!b)
+    if (!p->budget)
         return;
-    if (!b->killed) {
-        b->now_us = loop_now_us();
-        uint64_t spent = b->now_us - p->resumed_us;
-        b->instructions = b->instructions > HOOK_EVERY ? b->instructions - HOOK_EVERY : 0;
-        if (b->instructions == 0)
-            b->killed = "the script used up its instructions (limits: policyInstructions)";
-        else if (spent >= b->compute_us)
-            b->killed = "the script computed for too long (limits: policyMs)";
+    spend(p, HOOK_EVERY);
+    if (p->budget->killed || was_killed(L))
+        raise_kill(L);
+}
+
+void policy_charge(lua_State *L, uint64_t instructions)
+{
+    struct policy *p = policy_of(L);
+    if (instructions < HOOK_EVERY || (p && !p->budget))
+        return;
+    if (!p) {
+        lua_Debug record = {.event = LUA_HOOKCOUNT};
+        if (lua_gethookmask(L) & LUA_MASKCOUNT)
+            lua_gethook(L)(L, &record);
+        return;
     }
-    if (b->killed) {
-        lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
-        luaL_error(L, "%s", b->killed);
-    }
+    spend(p, instructions);
+    if (p->budget->killed || was_killed(L))
+        raise_kill(L);
+}
+
+void policy_lenient(lua_State *L, bool lenient)
+{
+    struct policy *p = policy_of(L);
+    if (p)
+        p->lenient = lenient;
 }
 
 void policy_budget(const deputy_limits *limits, struct budget *budget)
@@ -93,17 +195,20 @@ void policy_budget(const deputy_limits *limits, struct budget *budget)
 
 void *policy_host(lua_State *L)
 {
-    return policy_of(L)->host;
+    const struct policy *p = policy_of(L);
+    return p ? p->host : NULL;
 }
 
 lua_State *policy_running(lua_State *L)
 {
-    return policy_of(L)->running;
+    const struct policy *p = policy_of(L);
+    return p ? p->running : NULL;
 }
 
-static void enter(struct policy *p, struct budget *budget)
+static void enter(struct policy *p, struct budget *budget, lua_State *L)
 {
     p->budget = budget;
+    p->current = L;
     p->resumed_us = budget->now_us = loop_now_us();
 }
 
@@ -114,6 +219,7 @@ static void leave(struct policy *p)
     b->compute_us = b->compute_us > spent ? b->compute_us - spent : 1;
     b->now_us = 0;
     p->budget = NULL;
+    p->current = NULL;
 }
 
 /* ---- loading ---------------------------------------------------------------------------------------------------- */
@@ -146,20 +252,57 @@ static void keep_function(lua_State *L, const char *file, enum policy_slot slot)
     policy_keep(L, slot);
 }
 
+/* The compiler takes the text in small pieces, because some programs (a long chain of "and") take it time that grows
+ * with the square of their length: so the clock is looked at in between. */
+struct reading {
+    const char *at;
+    size_t left;
+};
+
+static const char *read_piece(lua_State *L, void *user, size_t *size)
+{
+    struct reading *r = user;
+    const char *piece = r->at;
+    *size = r->left < PIECE ? r->left : PIECE;
+    r->at += *size;
+    r->left -= *size;
+    policy_charge(L, HOOK_EVERY);
+    return piece;
+}
+
+static size_t count_word(const char *text, size_t len, const char *word)
+{
+    size_t n = 0;
+    const char *end = text + len, *at = text;
+    while (at < end && (at = memmem(at, (size_t)(end - at), word, strlen(word))) != NULL) {
+        at += strlen(word);
+        n++;
+    }
+    return n;
+}
+
 static int load_protected(lua_State *L)
 {
     const struct source *s = lua_touserdata(L, 1);
+    struct policy *p = policy_of(L);
+    struct reading reading = {s->text, s->len};
     lua_settop(L, 1);
+    p->opening = true;
     lua_pushcfunction(L, s->bindings->open);
     lua_pushstring(L, s->settings);
     lua_call(L, 1, 0);
+    p->opening = false;
+    /* all of them may end at one label, which is the one thing that takes the square of time inside a single word */
+    if (count_word(s->text, s->len, "goto") + count_word(s->text, s->len, "break") > JUMPS_MAX)
+        return luaL_error(L, "expected at most %d goto and break in a script", JUMPS_MAX);
     const char *chunk = lua_pushfstring(L, "@%s", s->name);
-    if (luaL_loadbufferx(L, s->text, s->len, chunk, "t") != LUA_OK)
+    if (lua_load(L, read_piece, &reading, chunk, "t") != LUA_OK)
         return lua_error(L);
     lua_call(L, 0, 1);
     if (!lua_istable(L, -1))
-        return luaL_error(L, "%s: expected the script to return a table with route, should_failover and verdict, it returned %s",
-                          s->name, luaL_typename(L, -1));
+        return luaL_error(
+            L, "%s: expected the script to return a table with route, should_failover and verdict, it returned %s",
+            s->name, luaL_typename(L, -1));
     for (enum policy_slot slot = 0; slot < POLICY_FUNCTIONS; slot++)
         keep_function(L, s->name, slot);
     return 0;
@@ -170,7 +313,7 @@ static void describe(lua_State *L, int status, char *message, size_t size)
 {
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
     if (status == LUA_ERRMEM)
-        text = "the script ran out of memory (limits: policyRunBytes, policyBytes)";
+        text = "out of memory";
     else if (!text)
         text = "the script raised an error that is not a string";
     size_t len = strlen(text);
@@ -198,12 +341,12 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
         free(p);
         return error_set(error, DEPUTY_ENOMEM, "out of memory while loading %s", name);
     }
-    *(struct policy **)lua_getextraspace(p->L) = p; /* new coroutines inherit it */
+    *extra_of(p->L) = (uintptr_t)p; /* new coroutines inherit it */
 
     struct source source = {.name = name, .text = text, .len = len, .settings = settings, .bindings = bindings};
     struct budget budget;
     policy_budget(limits, &budget);
-    enter(p, &budget);
+    enter(p, &budget, p->L);
     lua_sethook(p->L, on_count, LUA_MASKCOUNT, HOOK_EVERY);
     lua_pushcfunction(p->L, load_protected);
     lua_pushlightuserdata(p->L, &source);
@@ -211,13 +354,13 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
     leave(p);
     if (status != LUA_OK || budget.killed) {
         char message[400];
-        if (status != LUA_OK)
-            describe(p->L, status, message, sizeof(message));
+        int code = status == LUA_ERRMEM && !budget.killed ? DEPUTY_ENOMEM : DEPUTY_EPOLICY;
+        if (budget.killed)
+            snprintf(message, sizeof(message), "%s", budget.killed);
         else
-            strcpy(message, budget.killed);
+            describe(p->L, status, message, sizeof(message));
         policy_unref(p);
-        return error_set(error, status == LUA_ERRMEM ? DEPUTY_ENOMEM : DEPUTY_EPOLICY, "cannot load the policy %s: %s",
-                         name, message);
+        return error_set(error, code, "cannot load the policy %s: %s", name, message);
     }
     *policy = p;
     return DEPUTY_OK;
@@ -277,7 +420,7 @@ enum policy_result policy_resume(struct policy *policy, struct policy_thread *th
         return POLICY_FAILED;
     }
     thread->begun = true;
-    enter(policy, budget);
+    enter(policy, budget, thread->co);
     policy->running = thread->co;
     /* the first resume hands the body its argument; later ones hand nothing over: the body looks for itself */
     status = lua_resume(thread->co, policy->L, begun ? 0 : 1, &n);
@@ -286,6 +429,7 @@ enum policy_result policy_resume(struct policy *policy, struct policy_thread *th
         policy->budget = NULL; /* nobody asks any more what is left of it */
     else
         leave(policy);
+    policy->current = NULL;
     if (status == LUA_YIELD) {
         lua_pop(thread->co, n);
         if (!budget->killed)
@@ -300,6 +444,44 @@ enum policy_result policy_resume(struct policy *policy, struct policy_thread *th
     else
         describe(thread->co, status, message, size);
     return POLICY_FAILED;
+}
+
+int policy_resume_inside(lua_State *L, lua_State *co, int nargs, int *nresults)
+{
+    struct policy *p = policy_of(L);
+    if (!p)
+        return lua_resume(co, L, nargs, nresults);
+    /* a new coroutine counts from zero: without a price, one that makes others, which make others, never comes to
+     * HOOK_EVERY */
+    policy_charge(L, HOOK_EVERY);
+    lua_State *outer = p->current;
+    p->current = co;
+    int status = lua_resume(co, L, nargs, nresults);
+    p->current = outer;
+    if (p->budget && p->budget->killed)
+        raise_kill(L);
+    return status;
+}
+
+int policy_close_inside(lua_State *L, lua_State *co)
+{
+    struct policy *p = policy_of(L);
+    if (was_killed(co))
+        return luaL_error(L, "this coroutine was killed by a limit: it cannot be closed");
+    if (!p)
+        return lua_resetthread(co);
+    if (p->closing >= CLOSING_MAX)
+        return luaL_error(L, "too many coroutines are being closed inside one another (at most %d)", CLOSING_MAX);
+    policy_charge(L, HOOK_EVERY);
+    lua_State *outer = p->current;
+    p->current = co;
+    p->closing++;
+    int status = lua_resetthread(co);
+    p->closing--;
+    p->current = outer;
+    if (p->budget && p->budget->killed)
+        raise_kill(L);
+    return status;
 }
 
 void policy_stop(struct policy *policy, struct policy_thread *thread, bool done)

@@ -10,8 +10,8 @@
 struct policy;
 
 struct policy_bindings {
-    lua_CFunction open;    /* in a protected call, with a fresh state: opens libraries and types. Argument 1: settings */
-    lua_CFunction route;   /* a coroutine's body: argument 1 is the run as light userdata */
+    lua_CFunction open;  /* in a protected call, with a fresh state: opens libraries and types. Argument 1: settings */
+    lua_CFunction route; /* a coroutine's body: argument 1 is the run as light userdata */
     lua_CFunction verdict; /* the same, for a run that only asks for a verdict */
 };
 
@@ -19,10 +19,11 @@ struct policy_bindings {
 struct budget {
     uint64_t instructions; /* left */
     uint64_t compute_us;   /* left */
+    uint64_t deadline_us;  /* on loop_now_us' clock: the run's own; 0: none */
     int64_t bytes;         /* Lua memory that it holds; what it gives back counts */
     int64_t max_bytes;
-    uint64_t now_us;       /* the clock's last word; 0 once the script may have worked for long since */
-    const char *killed;    /* what ran out; sticky: the script runs no further, whatever it catches */
+    uint64_t now_us;    /* the clock's last word; 0 once the script may have worked for long since */
+    const char *killed; /* what ran out; sticky: the script runs no further, whatever it catches */
 };
 
 /* One coroutine. All zero: none. */
@@ -45,17 +46,43 @@ void policy_unref(struct policy *policy); /* not while one of its coroutines run
 void *policy_host(lua_State *L);
 lua_State *policy_running(lua_State *L);
 
-/* What the bindings keep in a state, each found by its place: the functions that every script has, as they were when it was
- * loaded, and the bindings' own values. policy_keep takes the value from the top of the stack and may raise. */
+/* For C functions that a script calls. In a state that is no policy's there is no budget: policy_charge calls the count
+ * hook that is set there, if any. The first three may raise.
+ *
+ * policy_charge: what a function does without any instruction being counted, in instructions (about 10 ns each); less
+ * than 100 are not worth a look at the clock and are free. */
+void policy_charge(lua_State *L, uint64_t instructions);
+/* As lua_resume(co, L, ...) and lua_resetthread(co), for every coroutine but the run's own: raises in L once the script
+ * was killed inside co, so that nobody catches it. */
+int policy_resume_inside(lua_State *L, lua_State *co, int nargs, int *nresults);
+int policy_close_inside(lua_State *L, lua_State *co);
+/* While set, memory over the limit is granted: for C that would lose its own if Lua raised. What it asks for must be
+ * bounded, and it must be unset on every way out. */
+void policy_lenient(lua_State *L, bool lenient);
+
+/* The longest string in bytes that a script may make. */
+enum { POLICY_STRING_MAX = 64 << 10 };
+
+/* What the bindings keep in a state, each found by its place: the functions that every script has, as they were when it
+ * was loaded, and the bindings' own values. policy_keep takes the value from the top of the stack and may raise. */
 enum policy_slot {
-    POLICY_ROUTE, POLICY_SHOULD_FAILOVER, POLICY_VERDICT, POLICY_FUNCTIONS,
-    POLICY_TYPE_RUN = POLICY_FUNCTIONS, POLICY_TYPE_FAILURE, POLICY_TYPE_REPLY, POLICY_TYPE_PROBE,
-    POLICY_TYPE_CANDIDATE, POLICY_CANDIDATES, POLICY_SLOTS
+    POLICY_ROUTE,
+    POLICY_SHOULD_FAILOVER,
+    POLICY_VERDICT,
+    POLICY_FUNCTIONS,
+    POLICY_TYPE_RUN = POLICY_FUNCTIONS,
+    POLICY_TYPE_FAILURE,
+    POLICY_TYPE_REPLY,
+    POLICY_TYPE_PROBE,
+    POLICY_TYPE_CANDIDATE,
+    POLICY_CANDIDATES,
+    POLICY_SLOTS
 };
 void policy_keep(lua_State *L, enum policy_slot slot);
 void policy_push(lua_State *L, enum policy_slot slot);
 
-/* A coroutine for a run, ready to be resumed; `check` takes bindings.verdict for its body. DEPUTY_OK or DEPUTY_ENOMEM. */
+/* A coroutine for a run, ready to be resumed; `check` takes bindings.verdict for its body. DEPUTY_OK or DEPUTY_ENOMEM.
+ */
 int policy_start(struct policy *policy, bool check, void *run, struct policy_thread *thread);
 
 /* Runs it until it waits, returns or fails; in the last case message says why, without a stack. Not from inside Lua. */

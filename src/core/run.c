@@ -368,6 +368,7 @@ static void begin(struct run *run)
         return;
     }
     policy_budget(&run->engine->options.limits, &run->budget);
+    run->budget.deadline_us = run->start_us + run->total_us;
     if (policy_start(run->policy, run->check, run, &run->thread) != DEPUTY_OK)
         script_failed(run, "out of memory for a coroutine");
     else

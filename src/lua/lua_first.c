@@ -62,7 +62,7 @@ static int step(lua_State *L, int status, lua_KContext context)
             continue;
         run->branch = b->co;
         run->waits = false;
-        int ended = lua_resume(b->co, L, b->begun ? 0 : 1, &results);
+        int ended = policy_resume_inside(L, b->co, b->begun ? 0 : 1, &results);
         run->branch = NULL;
         b->begun = true;
         if (ended == LUA_YIELD) {

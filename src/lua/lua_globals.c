@@ -2,8 +2,8 @@
 
 #include "core/engine.h"
 #include "lua/lua_embedded.h"
+#include "lua/lua_sandbox.h"
 
-#include <lua-cjson.h>
 #include <string.h>
 #include <time.h>
 
@@ -92,32 +92,15 @@ void lua_globals_push_require(lua_State *L)
 
 /* ---- JSON and settings -------------------------------------------------------------------------------------------- */
 
-static void call_cjson(lua_State *L, const char *name, int value)
-{
-    lua_getfield(L, -1, name);
-    lua_pushinteger(L, value);
-    lua_call(L, 1, 0);
-}
-
 static void add_json(lua_State *L, const char *settings)
 {
-    static const char *const names[] = {"encode", "decode", "null"};
-    lua_newtable(L);
-    lua_pushcfunction(L, luaopen_cjson);
-    lua_call(L, 0, 1);
-    call_cjson(L, "decode_max_depth", 100); /* its own stack is C's */
-    call_cjson(L, "encode_max_depth", 100);
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        lua_getfield(L, -1, names[i]);
-        lua_setfield(L, -3, names[i]);
-    }
+    lua_sandbox_push_json(L);
     lua_getfield(L, -1, "decode");
     lua_pushstring(L, settings);
     lua_call(L, 1, 1);
     if (!lua_istable(L, -1))
         luaL_error(L, "settings: expected a JSON object, got %s", luaL_typename(L, -1));
-    lua_setfield(L, -4, "settings");
-    lua_pop(L, 1);
+    lua_setfield(L, -3, "settings");
     lua_setfield(L, -2, "JSON");
 }
 
