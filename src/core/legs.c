@@ -84,7 +84,8 @@ static void send_leg(struct run *run, struct deputy_call *call, uint64_t now_us)
     run->sending = call;
     call_send(call, now_us);
     run->sending = NULL;
-    run->budget.now_us = 0; /* the provider took what time it liked */
+    run->budget.now_us = 0;
+    run->budget.compute_us += run_now(run) - now_us; /* the provider's time is not the script's */
     if (call->state != CALL_OPEN && !call->stale)
         end_trace(run, call, run_now(run));
 }

@@ -78,9 +78,6 @@ lua_Integer proxy_id(const deputy_provider *proxy);
 /* What a router gives a run as its primary: it calls the frame's function. */
 int primary_new(struct lua_router *router, deputy_provider **primary, deputy_error *error);
 
-/* lua_pcall with the arguments on top, whose time is not the policy's. */
-int frame_call(struct frame *frame, const deputy_engine *engine, int arguments, int results);
-
 /* Where on the stack a call's value was left (its result, or its error), or 0. */
 int frame_value(const struct deputy_call *call);
 

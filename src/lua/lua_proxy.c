@@ -13,15 +13,6 @@ struct proxy {
     deputy_provider *real;
 };
 
-int frame_call(struct frame *frame, const deputy_engine *engine, int arguments, int results)
-{
-    uint64_t start = loop_now_us();
-    int status = lua_pcall(frame->L, arguments, results, 0);
-    if (engine->runs) /* a router has one run at a time: it waits for it */
-        engine->runs->budget.compute_us += loop_now_us() - start;
-    return status;
-}
-
 static struct frame *frame_of(const deputy_call *call)
 {
     const struct lua_router *router = deputy_call_engine(call)->options.log_user;
@@ -123,7 +114,7 @@ static void refuse(deputy_call *call, const char *code, const char *text)
 /* Calls the function under the arguments on top; the value it leaves there is the answer. */
 static int answer_with(deputy_call *call, struct frame *frame, int arguments)
 {
-    int status = frame_call(frame, deputy_call_engine(call), arguments, 1);
+    int status = lua_pcall(frame->L, arguments, 1, 0);
     deputy_call_set_data(call, (void *)(intptr_t)lua_gettop(frame->L));
     if (status == LUA_OK)
         deputy_reply_end(call);
@@ -297,7 +288,7 @@ static int complete_http(const struct proxy *proxy, deputy_call *call, const dep
     lua_pushcfunction(L, ask);
     lua_rawgeti(L, frame->values, proxy->id);
     lua_pushlightuserdata(L, &question);
-    if (frame_call(frame, deputy_call_engine(call), 2, 1) != LUA_OK) {
+    if (lua_pcall(frame->L, 2, 1, 0) != LUA_OK) {
         fail(call, frame);
         return DEPUTY_OK;
     }

@@ -88,7 +88,7 @@ static void on_log(void *user, deputy_log_level level, const char *text)
     lua_pushcfunction(frame->L, call_log);
     lua_getiuservalue(frame->L, frame->self, ROUTER_ON_LOG);
     lua_pushlightuserdata(frame->L, &line);
-    if (frame_call(frame, router->engine, 2, 0) != LUA_OK)
+    if (lua_pcall(frame->L, 2, 0, 0) != LUA_OK)
         lua_pop(frame->L, 1); /* whom should a log that fails tell? */
 }
 
@@ -144,7 +144,7 @@ static void on_probe(void *user, const char *llm, const char *token, deputy_prob
     lua_pushcfunction(L, call_probe);
     lua_getiuservalue(L, frame->self, ROUTER_PROBE);
     lua_pushlightuserdata(L, &q);
-    if (frame_call(frame, router->engine, 2, 0) == LUA_OK)
+    if (lua_pcall(frame->L, 2, 0, 0) == LUA_OK)
         return;
     memset(answer, 0, sizeof(*answer));
     answer->kind = DEPUTY_PROBE_PROTOCOL;
