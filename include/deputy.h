@@ -364,6 +364,17 @@ DEPUTY_API void deputy_resume(deputy_engine *engine, deputy_run_id run);
  * is turned again. DEPUTY_ENOTFOUND when the run is over or has not begun; then *leg is untouched. */
 DEPUTY_API int deputy_progress(const deputy_engine *engine, deputy_run_id run, deputy_trace *leg);
 
+/* The local provider whose reply the run's sink gets, or NULL: the primary's, or nothing is decided yet. From on_head
+ * on; the string lives until on_end returns. */
+DEPUTY_API const char *deputy_via(const deputy_engine *engine, deputy_run_id run);
+
+/* What a request's body says at its top level, found without a tree: the LLM ("model", decoded, into llm) and whether
+ * "stream" is true (may be NULL). DEPUTY_EINVAL, or DEPUTY_ELIMIT when nested deeper than 512, with error in words: not
+ * one JSON object, no model, two of them, not a name. Any thread; needs no engine. */
+#define DEPUTY_NAME_SIZE 129
+DEPUTY_API int deputy_read_body(const void *body, size_t len, char llm[DEPUTY_NAME_SIZE], deputy_stream *stream,
+                                deputy_error *error);
+
 /* A whole reply, for callers that wait for it. Owns what it points at. */
 typedef struct deputy_reply {
     size_t size;

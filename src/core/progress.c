@@ -17,3 +17,10 @@ int deputy_progress(const deputy_engine *engine, deputy_run_id id, deputy_trace 
     *leg = *found;
     return DEPUTY_OK;
 }
+
+const char *deputy_via(const deputy_engine *engine, deputy_run_id id)
+{
+    const struct run *run = engine ? engine_find_run(engine, id) : NULL;
+    const struct deputy_call *from = run && run->head_sent ? run->chosen : NULL;
+    return from && from->purpose == CALL_LOCAL ? from->provider->name : NULL;
+}
