@@ -87,7 +87,7 @@ local function router_for(policy, case, more)
   registry:register(deputy.openai{ name = "local", url = listener.url .. "/v1", model = "qwen3" })
   registry:register_failover("claude", "local")
   local options = {
-    central_url = case.url and case.url() or central.url, policy = path(policy),
+    central_url = case.url and case.url() or central.url, policy = path(policy), verify = "off",
     bearer_token = case.token ~= false and (case.token or TOKEN) or nil,
     timeouts = { probe_ms = case.probe_ms or 2000, first_byte_ms = 2000, total_ms = 5000 },
     limits = { policy_instructions = 30000, policy_run_bytes = 1 << 20 },
@@ -241,7 +241,7 @@ describe("the gate's word", function()
     registry:register(deputy.openai{ name = "local", url = listener.url .. "/v1" })
     registry:register_failover("claude", "local")
     local router <close> = deputy.router(registry, {
-      central_url = central.url, bearer_token = TOKEN, policy = path("ignores_verdict"),
+      central_url = central.url, bearer_token = TOKEN, policy = path("ignores_verdict"), verify = "off",
       on_log = function(level, text) lines[#lines + 1] = level .. " " .. text end,
     })
     local _, _, reply = router:complete{ llm = "claude", body = BODY }

@@ -31,7 +31,7 @@ local function make(options)
   registry:register(deputy.openai{ name = "local", url = thief.url .. "/v1" })
   registry:register{ name = "mine", complete = function() return "local" end }
   local settings = {
-    central_url = central.url, bearer_token = TOKEN, policy = "spec/support/policies/reports_probe.lua",
+    central_url = central.url, bearer_token = TOKEN, policy = "spec/support/policies/reports_probe.lua", verify = "off",
     timeouts = { probe_ms = PROBE_MS, connect_ms = 2000 },
     on_log = function(_, text) lines[#lines + 1] = text end,
   }
@@ -378,7 +378,7 @@ describe("the environment", function()
   local SCRIPT = [[
     local deputy = require "deputy"
     local router <close> = deputy.router(deputy.registry(), { central_url = arg[1], bearer_token = arg[2],
-      policy = "spec/support/policies/reports_probe.lua", timeouts = { probe_ms = 2000 } })
+      policy = "spec/support/policies/reports_probe.lua", verify = "off", timeouts = { probe_ms = 2000 } })
     print(router:check_auth("claude"))
     if arg[3] then print(router:complete{ llm = "claude", body = "{}" }) end
   ]]
@@ -467,7 +467,7 @@ describe("all 1,000 status numbers", function()
       local registry = deputy.registry()
       registry:register{ name = "mine", complete = function() return "local" end }
       local router <close> = deputy.router(registry, {
-        central_url = central.url, bearer_token = TOKEN, policy = "spec/support/policies/ignores_verdict.lua",
+        central_url = central.url, bearer_token = TOKEN, policy = "spec/support/policies/ignores_verdict.lua", verify = "off",
         timeouts = { probe_ms = 3000 }, limits = { max_header_bytes = 2048 },
       })
       local calls = 0
@@ -493,7 +493,7 @@ describe("all 1,000 status numbers", function()
       return { "HTTP/1.1 " .. request.path:match("/s(%d%d%d)$") .. " X\r\nContent-Length: 0\r\n\r\n", { close = true } }
     end]] }
     local router <close> = deputy.router(deputy.registry(), {
-      central_url = central.url, bearer_token = TOKEN, policy = "lua/router.lua", timeouts = { probe_ms = 3000 } })
+      central_url = central.url, bearer_token = TOKEN, policy = "lua/router.lua", verify = "off", timeouts = { probe_ms = 3000 } })
     for status = 0, 999 do
       local verdict = router:check_auth(("s%03d"):format(status))
       if verdict ~= expected[status] then error(("status %d: %s"):format(status, verdict)) end

@@ -103,6 +103,7 @@ function deputy.registry() end
 ---@field inference? table<string, string> endpoint, or "*", to path
 ---@field settings? table reaches the script as `settings`
 ---@field gate? "probe"|"policy" "policy": the script alone decides
+---@field verify? "refuse"|"warn"|"off" a script that is not fail-closed in every world that `verify` looks at
 ---@field permit_ms? integer how long a clean 2xx stays good for its one dispatch
 ---@field timeouts? deputy.Timeouts
 ---@field limits? deputy.Limits

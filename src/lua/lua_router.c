@@ -513,6 +513,17 @@ static void read_gate(lua_State *L, int index, deputy_options *options)
         luaL_error(L, "%s: gate: expected \"probe\" or \"policy\", got \"%s\"", what, gate);
 }
 
+static void read_verify(lua_State *L, int index, deputy_options *options)
+{
+    const char *verify = option_string(L, index, what, "verify");
+    if (verify && strcmp(verify, "warn") == 0)
+        options->verify = DEPUTY_VERIFY_WARN;
+    else if (verify && strcmp(verify, "off") == 0)
+        options->verify = DEPUTY_VERIFY_OFF;
+    else if (verify && strcmp(verify, "refuse") != 0)
+        luaL_error(L, "%s: verify: expected \"refuse\", \"warn\" or \"off\", got \"%s\"", what, verify);
+}
+
 /* Keeps a function as a user value of the router at index self. */
 static bool keep_function(lua_State *L, int index, const char *name, int self, int value)
 {
@@ -526,7 +537,7 @@ static void read_options(lua_State *L, int index, int self, struct lua_router *r
 {
     static const char *const known[] = {"central_url", "bearer_token", "policy", "ca_file",   "probe_path",
                                         "inference",   "settings",     "gate",   "permit_ms", "timeouts",
-                                        "limits",      "on_log",       "probe",  NULL};
+                                        "limits",      "on_log",       "probe",  "verify",    NULL};
     options_check(L, index, what, known);
     options->central_url = option_string(L, index, what, "central_url");
     options->bearer_token = option_string(L, index, what, "bearer_token");
@@ -534,6 +545,7 @@ static void read_options(lua_State *L, int index, int self, struct lua_router *r
     options->probe_path = option_string(L, index, what, "probe_path");
     options->permit_ms = (uint32_t)option_number(L, index, what, "permit_ms", UINT32_MAX);
     read_gate(L, index, options);
+    read_verify(L, index, options);
     read_numbers(L, index, "timeouts", timeouts, sizeof(timeouts) / sizeof(timeouts[0]), &options->timeouts);
     read_numbers(L, index, "limits", limits, sizeof(limits) / sizeof(limits[0]), &options->limits);
     read_routes(L, index, options);

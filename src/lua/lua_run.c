@@ -284,8 +284,11 @@ int lua_run_route(lua_State *L)
 static int verdict_done(lua_State *L, int status, lua_KContext context)
 {
     struct run *run = (struct run *)context;
-    const char *word = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    size_t len = 0;
+    const char *word = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : "";
     (void)status;
+    if (strlen(word) != len)
+        word = "";
     if (strcmp(word, "allowed") == 0)
         run->script_verdict = DEPUTY_ALLOWED;
     else if (strcmp(word, "forbidden") == 0)
