@@ -11,7 +11,7 @@ LUADIR  := $(PREFIX)/lib/lua/5.4
 
 PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl libcrypto
 DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev libssl-dev \
-           uthash-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
+           uthash-dev libhttp-parser-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
            lua-filesystem openssl curl util-linux
 LINT_DEPS := clang-format clang-tidy lua-check
 
@@ -20,6 +20,9 @@ once    = $(eval $(1) := $$(shell $(2)))$($(1))
 PKG_CFLAGS = $(call once,PKG_CFLAGS,pkg-config --cflags $(PKGS) | sed 's/-I/-isystem /g')
 PKG_LIBS   = $(call once,PKG_LIBS,pkg-config --libs $(PKGS))
 CMOCKA     = $(call once,CMOCKA,pkg-config --libs cmocka)
+# llhttp where it is packaged, else its elder.
+PARSER_CFLAGS = $(call once,PARSER_CFLAGS,pkg-config --exists libllhttp && { echo -DHTTP1_LLHTTP; pkg-config --cflags libllhttp; })
+PARSER_LIBS = $(call once,PARSER_LIBS,pkg-config --libs libllhttp 2>/dev/null || echo -lhttp_parser)
 
 WARN    := -Wall -Wextra -Wpedantic -Wconversion -Werror
 OPT     ?= -O2 -g
@@ -37,6 +40,8 @@ MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.
 LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c src/lua/*.c))
 # Modules that a policy may require travel inside the library.
 EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua),$(wildcard lua/deputy/*.lua))
+# The server side: for the CLI, not for the library.
+HTTP1_SRC := $(wildcard src/http1/*.c)
 CLI_SRC := $(wildcard src/cli/*.c)
 TEST_SRC := $(wildcard spec/c/*_test.c)
 BENCH_SRC := $(wildcard spec/bench/*.c)
@@ -44,6 +49,7 @@ FUZZ_SRC := $(wildcard spec/fuzz/*.c)
 
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/src/lua/embedded.o
 MOD_OBJ := $(MOD_SRC:%.c=$(BUILD)/%.o)
+HTTP1_OBJ := $(HTTP1_SRC:%.c=$(BUILD)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o)
 TESTS   := $(TEST_SRC:%.c=$(BUILD)/%)
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
@@ -70,6 +76,7 @@ FORCE:
 
 $(CLI_OBJ) $(MOD_OBJ): DEFINES = -DDEPUTY_DATADIR='"$(DATADIR)"'
 $(CLI_OBJ) $(MOD_OBJ): $(BUILD)/datadir
+$(HTTP1_OBJ) $(BUILD)/spec/fuzz/http1_fuzz.o: DEFINES = $(PARSER_CFLAGS)
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(DEFINES) -MMD -MP -c $< -o $@
@@ -105,21 +112,23 @@ $(BUILD)/deputy.so: $(LIB_OBJ) $(MOD_OBJ)
 	@printf '{ global: luaopen_deputy; local: *; };\n' > $(BUILD)/module.map
 	$(CC) -shared -Wl,--version-script,$(BUILD)/module.map $^ -o $@ $(ALL_LDFLAGS) $(filter-out -llua5.4,$(PKG_LIBS))
 
-$(BUILD)/deputy: $(CLI_OBJ) $(BUILD)/libdeputy.a
-	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
+$(BUILD)/deputy: $(CLI_OBJ) $(HTTP1_OBJ) $(BUILD)/libdeputy.a
+	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
 # A test that includes failing_malloc.h says itself which allocation fails.
 WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
-	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS)
+	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS) $(PARSER_LIBS)
 
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
 
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
-	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
+	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
--include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(FUZZERS:=.d)
+$(BUILD)/spec/c/http1_test $(BUILD)/spec/fuzz/http1_fuzz: $(HTTP1_OBJ)
+
+-include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(HTTP1_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(FUZZERS:=.d)
 .SECONDARY: $(TESTS:=.o) $(BENCHES:=.o) $(FUZZERS:=.o)
 
 .PHONY: tests

@@ -1,0 +1,462 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include "http1/connection.h"
+
+enum { OUT_FIRST = 1024, HEAD_ON_STACK = 2048, FIXED_BYTES = 256 };
+
+/* ---- the queue ----------------------------------------------------------------------------------------------------
+ */
+
+void out_free(struct connection *c)
+{
+    free(c->out);
+    c->out = NULL;
+    c->out_start = c->out_len = c->out_size = 0;
+}
+
+/* on_gone must not come from inside a write: it waits until the loop is about to sleep. */
+static void break_connection(struct connection *c)
+{
+    c->broken = true;
+    pending_add(c);
+}
+
+/* Room for more bytes behind the queue, or NULL. */
+static char *out_room(struct connection *c, size_t extra)
+{
+    size_t size = c->out_size < OUT_FIRST ? OUT_FIRST : c->out_size;
+    char *out;
+
+    if (extra <= c->out_size - c->out_start - c->out_len) {
+        return c->out + c->out_start + c->out_len;
+    }
+    if (c->out_start > 0) {
+        memmove(c->out, c->out + c->out_start, c->out_len);
+        c->out_start = 0;
+    }
+    if (extra > c->out_size - c->out_len) {
+        size = c->out_len + extra > size * 2 ? c->out_len + extra : size * 2;
+        size = c->out_size == 0 && extra <= OUT_FIRST ? OUT_FIRST : size;
+        out = realloc(c->out, size);
+        if (!out) {
+            break_connection(c);
+            return NULL;
+        }
+        c->out = out;
+        c->out_size = size;
+    }
+    return c->out + c->out_len;
+}
+
+static void out_copy(struct connection *c, const struct iovec *pieces, int n)
+{
+    size_t len = 0;
+    char *to;
+
+    for (int i = 0; i < n; i++) {
+        len += pieces[i].iov_len;
+    }
+    if (len == 0 || !(to = out_room(c, len))) {
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        if (pieces[i].iov_len > 0) {
+            memcpy(to, pieces[i].iov_base, pieces[i].iov_len);
+            to += pieces[i].iov_len;
+        }
+    }
+    c->out_len += len;
+}
+
+/* How much the socket took; breaks the connection when it fails. */
+static size_t send_now(struct connection *c, struct iovec *pieces, int n)
+{
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)n};
+    ssize_t sent;
+
+    do {
+        sent = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+            break_connection(c);
+        }
+        return 0;
+    }
+    c->server->stats.bytes_out += (uint64_t)sent;
+    return (size_t)sent;
+}
+
+static size_t take_front(size_t *sent, size_t len)
+{
+    size_t n = *sent < len ? *sent : len;
+
+    *sent -= n;
+    return n;
+}
+
+static void after_send(struct connection *c, bool progress)
+{
+    bool waits_for_reader = c->phase == PHASE_WORK || c->phase == PHASE_FLUSH;
+
+    if (c->out_len == 0) {
+        out_free(c);
+        if (c->blocked) {
+            c->blocked = false;
+            if (waits_for_reader) {
+                deadline_clear(c);
+            }
+            connection_watch(c);
+        }
+        return;
+    }
+    if (waits_for_reader && (progress || !c->blocked)) {
+        deadline_set(c, DEADLINE_WRITE);
+    }
+    c->blocked = true;
+    connection_watch(c);
+}
+
+static void send_all(struct connection *c, const struct iovec *pieces, int n)
+{
+    struct iovec all[4];
+    int total = 0;
+    size_t sent;
+    bool progress;
+
+    if (c->out_len > 0) {
+        all[total++] = (struct iovec){c->out + c->out_start, c->out_len};
+    }
+    for (int i = 0; i < n; i++) {
+        all[total++] = pieces[i];
+    }
+    sent = send_now(c, all, total);
+    progress = sent > 0;
+    if (c->out_len > 0) {
+        size_t taken = take_front(&sent, c->out_len);
+
+        c->out_start += taken;
+        c->out_len -= taken;
+    }
+    for (int i = total - n; i < total; i++) {
+        size_t taken = take_front(&sent, all[i].iov_len);
+
+        all[i].iov_base = (char *)all[i].iov_base + taken;
+        all[i].iov_len -= taken;
+    }
+    if (!c->broken) {
+        out_copy(c, all + total - n, n);
+        after_send(c, progress);
+    }
+}
+
+void out_send(struct connection *c, struct iovec *pieces, int n)
+{
+    if (c->broken) {
+        return;
+    }
+    if (c->blocked) {
+        out_copy(c, pieces, n);
+    } else {
+        send_all(c, pieces, n);
+    }
+}
+
+void out_flush(struct connection *c)
+{
+    if (c->out_len > 0 && !c->broken) {
+        send_all(c, NULL, 0);
+    }
+}
+
+/* ---- heads ----------------------------------------------------------------------------------------------------------
+ */
+
+static const char *date_now(struct http1_server *server)
+{
+    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct timespec now;
+    struct tm tm;
+
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    if (server->date_of != now.tv_sec || !server->date[0]) {
+        server->date_of = now.tv_sec;
+        gmtime_r(&now.tv_sec, &tm);
+        /* not strftime: the host may have set a locale; the remainders are for the compiler */
+        snprintf(server->date, sizeof(server->date), "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days + 3 * tm.tm_wday,
+                 (unsigned)tm.tm_mday % 100, months + 3 * tm.tm_mon, (unsigned)(tm.tm_year + 1900) % 10000,
+                 (unsigned)tm.tm_hour % 100, (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100);
+    }
+    return server->date;
+}
+
+static bool is_ours(const char *name)
+{
+    switch (name[0] | 0x20) {
+    case 'c':
+        return strcasecmp(name, "Content-Length") == 0 || strcasecmp(name, "Connection") == 0;
+    case 'd':
+        return strcasecmp(name, "Date") == 0;
+    case 'k':
+        return strcasecmp(name, "Keep-Alive") == 0;
+    case 't':
+        return strcasecmp(name, "Transfer-Encoding") == 0;
+    default:
+        return false;
+    }
+}
+
+static bool is_sent(const struct http1_header *header)
+{
+    return header->name && header->value && !is_ours(header->name) && is_token(header->name) &&
+           is_field_value(header->value);
+}
+
+static char *put(char *to, const char *text)
+{
+    size_t len = strlen(text);
+
+    memcpy(to, text, len);
+    return to + len;
+}
+
+static void decide_framing(struct http1_exchange *e, int status, const struct http1_header *headers, size_t n,
+                           int64_t length)
+{
+    e->has_head = true;
+    e->has_body = !e->is_head && status != 204 && status != 304;
+    e->counted = length >= 0;
+    e->left = e->has_body && length > 0 ? (uint64_t)length : 0;
+    e->reply_chunked = length < 0 && !e->http_1_0;
+    if (e->c->server->draining || (length < 0 && e->http_1_0)) {
+        e->keep_alive = false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (headers[i].name && headers[i].value && strcasecmp(headers[i].name, "Connection") == 0 &&
+            strcasecmp(headers[i].value, "close") == 0) {
+            e->keep_alive = false;
+        }
+    }
+}
+
+static size_t head_size(const struct http1_header *headers, size_t n)
+{
+    size_t size = FIXED_BYTES;
+
+    for (size_t i = 0; i < n; i++) {
+        if (is_sent(&headers[i])) {
+            size += strlen(headers[i].name) + strlen(headers[i].value) + 4;
+        }
+    }
+    return size;
+}
+
+/* into holds head_size bytes. */
+static size_t write_head(const struct http1_exchange *e, int status, const struct http1_header *headers, size_t n,
+                         int64_t length, char *into)
+{
+    bool framed = status != 204 && status != 304;
+    char *p = into;
+
+    p += snprintf(p, FIXED_BYTES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, parser_reason(status),
+                  date_now(e->c->server));
+    for (size_t i = 0; i < n; i++) {
+        if (is_sent(&headers[i])) {
+            p = put(put(put(put(p, headers[i].name), ": "), headers[i].value), "\r\n");
+        }
+    }
+    if (framed && length >= 0) {
+        p += snprintf(p, FIXED_BYTES, "Content-Length: %" PRId64 "\r\n", length);
+    } else if (framed && e->reply_chunked) {
+        p = put(p, "Transfer-Encoding: chunked\r\n");
+    }
+    if (!e->keep_alive) {
+        p = put(p, "Connection: close\r\n");
+    } else if (e->http_1_0) {
+        p = put(p, "Connection: keep-alive\r\n");
+    }
+    p = put(p, "\r\n");
+    return (size_t)(p - into);
+}
+
+static int may_begin(const struct http1_exchange *e, int status)
+{
+    if (e->gone || e->c->broken) {
+        return UV_ECONNRESET;
+    }
+    return e->has_head || status < 200 || status > 999 ? UV_EINVAL : 0;
+}
+
+int http1_head(struct http1_exchange *exchange, int status, const struct http1_header *headers, size_t n,
+               int64_t length)
+{
+    struct connection *c = exchange->c;
+    int code = may_begin(exchange, status);
+    char *to;
+
+    if (code != 0) {
+        return code;
+    }
+    to = out_room(c, head_size(headers, n));
+    if (!to) {
+        return UV_ENOMEM;
+    }
+    decide_framing(exchange, status, headers, n, length);
+    c->out_len += write_head(exchange, status, headers, n, length, to);
+    pending_add(c);
+    return 0;
+}
+
+/* ---- bodies
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static void send_body(struct http1_exchange *e, const void *bytes, size_t len)
+{
+    char size[24];
+    struct iovec pieces[3] = {{.iov_base = size}, {.iov_len = len}, {.iov_base = (char[]){"\r\n"}, .iov_len = 2}};
+
+    /* writev does not write to it */
+    memcpy(&pieces[1].iov_base, &bytes, sizeof(bytes));
+    if (!e->reply_chunked) {
+        out_send(e->c, pieces + 1, 1);
+        return;
+    }
+    pieces[0].iov_len = (size_t)snprintf(size, sizeof(size), "%zx\r\n", len);
+    out_send(e->c, pieces, 3);
+}
+
+bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len)
+{
+    struct connection *c = exchange->c;
+
+    if (exchange->gone || c->broken || !exchange->has_head) {
+        return false;
+    }
+    if (exchange->counted) {
+        len = len < exchange->left ? len : (size_t)exchange->left;
+        exchange->left -= len;
+    }
+    if (len > 0 && exchange->has_body) {
+        send_body(exchange, bytes, len);
+    }
+    if (c->broken) {
+        return false;
+    }
+    if (c->blocked && c->out_len > c->server->limits.max_queued_bytes) {
+        c->wants_room = true;
+        return false;
+    }
+    return true;
+}
+
+/* The exchange leaves the handler's hands. */
+static struct connection *take_back(struct http1_exchange *e)
+{
+    struct connection *c = e->c;
+
+    c->exchange = NULL;
+    c->wants_room = false;
+    c->server->stats.exchanges -= e->in_work;
+    exchange_free(e);
+    return c;
+}
+
+static void finish(struct http1_exchange *e)
+{
+    bool keep_alive = e->keep_alive && exchange_is_whole(e);
+    bool rest_comes = !exchange_is_whole(e);
+    struct connection *c = take_back(e);
+
+    c->must_linger = c->must_linger || rest_comes;
+    connection_replied(c, keep_alive);
+}
+
+void http1_end(struct http1_exchange *exchange)
+{
+    struct connection *c = exchange->c;
+
+    if (exchange->gone) {
+        return;
+    }
+    if (!exchange->has_head || exchange->left > 0) {
+        http1_abort(exchange);
+        return;
+    }
+    if (exchange->reply_chunked && exchange->has_body) {
+        out_send(c, &(struct iovec){(char[]){"0\r\n\r\n"}, 5}, 1);
+    } else if (!c->blocked) {
+        out_flush(c);
+    }
+    finish(exchange);
+}
+
+void http1_abort(struct http1_exchange *exchange)
+{
+    if (!exchange->gone) {
+        connection_abort(take_back(exchange));
+    }
+}
+
+void http1_reply(struct http1_exchange *exchange, int status, const struct http1_header *headers, size_t n,
+                 const void *body, size_t len)
+{
+    char head[HEAD_ON_STACK];
+    struct iovec pieces[2] = {{.iov_base = head}, {.iov_len = len}};
+    int code = may_begin(exchange, status);
+
+    if (code == 0 && head_size(headers, n) <= sizeof(head)) {
+        decide_framing(exchange, status, headers, n, (int64_t)len);
+        pieces[0].iov_len = write_head(exchange, status, headers, n, (int64_t)len, head);
+        memcpy(&pieces[1].iov_base, &body, sizeof(body));
+        out_send(exchange->c, pieces, exchange->has_body && len > 0 ? 2 : 1);
+        finish(exchange);
+        return;
+    }
+    if (code == 0 && http1_head(exchange, status, headers, n, (int64_t)len) == 0) {
+        http1_write(exchange, body, len);
+    }
+    http1_end(exchange);
+}
+
+/* ---- refusals
+ * --------------------------------------------------------------------------------------------------------- */
+
+static size_t own_text(struct http1_server *server, int status, const char *code, const char *sentence, bool with_body,
+                       char into[REFUSAL_SIZE])
+{
+    char body[REFUSAL_SIZE / 2];
+    int len = snprintf(body, sizeof(body), "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"code\":\"%s\"}}\n",
+                       sentence, status < 500 ? "invalid_request_error" : "server_error", code);
+    int total = snprintf(into, REFUSAL_SIZE,
+                         "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+                         "Connection: close\r\n\r\n%s",
+                         status, parser_reason(status), date_now(server), len, with_body ? body : "");
+
+    return (size_t)total;
+}
+
+size_t status_text(struct http1_server *server, int status, bool with_body, char into[REFUSAL_SIZE])
+{
+    status = status < 400 || status > 599 ? 500 : status;
+    return own_text(server, status, "refused", parser_reason(status), with_body, into);
+}
+
+size_t refusal_text(struct http1_server *server, enum refusal refusal, bool with_body, char into[REFUSAL_SIZE])
+{
+    static const struct {
+        int status;
+        const char *code, *sentence;
+    } words[REFUSAL_COUNT] = {
+#define REFUSAL_WORDS(name, status, code, sentence) [REFUSAL_##name] = {status, code, sentence},
+        REFUSALS(REFUSAL_WORDS)
+#undef REFUSAL_WORDS
+    };
+
+    return own_text(server, words[refusal].status, words[refusal].code, words[refusal].sentence, with_body, into);
+}
