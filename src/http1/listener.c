@@ -580,6 +580,11 @@ const char *http1_address(const struct http1_server *server)
     return server->address;
 }
 
+int http1_fd(const struct http1_server *server)
+{
+    return server->fd;
+}
+
 const struct http1_stats *http1_stats(const struct http1_server *server)
 {
     return &server->stats;

@@ -365,8 +365,19 @@ const char *http1_header(const struct http1_exchange *exchange, const char *name
 
 const void *http1_body(const struct http1_exchange *exchange, size_t *len)
 {
-    *len = exchange->body_len;
+    *len = exchange->body ? exchange->body_len : 0;
     return exchange->body ? exchange->body : "";
+}
+
+/* body_len stays: it says that the request was whole. */
+void *http1_take_body(struct http1_exchange *exchange, size_t *len)
+{
+    void *body = exchange->body;
+
+    *len = body ? exchange->body_len : 0;
+    exchange->body = NULL;
+    exchange->body_size = 0;
+    return body;
 }
 
 const char *http1_peer(const struct http1_exchange *exchange)

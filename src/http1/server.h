@@ -70,6 +70,7 @@ int http1_listen(uv_loop_t *loop, const char *address, bool reuse_port, int fd, 
 
 /* "127.0.0.1:4141", or "unix:/path". */
 const char *http1_address(const struct http1_server *server);
+int http1_fd(const struct http1_server *server); /* that it listens on, the server's; to share it: dup */
 const struct http1_stats *http1_stats(const struct http1_server *server);
 
 /* Stops taking connections; those that are idle are closed, the others after their reply (which says `connection:
@@ -87,6 +88,9 @@ const char *http1_target(const struct http1_exchange *exchange); /* as it came: 
 const struct http1_header *http1_headers(const struct http1_exchange *exchange, size_t *n);
 const char *http1_header(const struct http1_exchange *exchange, const char *name); /* the first, or NULL */
 const void *http1_body(const struct http1_exchange *exchange, size_t *len);        /* contiguous */
+/* Hands the body over, for a handler that needs it after on_gone: the caller's to free, at the same place as before; NULL
+ * when there is none. http1_body is empty from then on. */
+void *http1_take_body(struct http1_exchange *exchange, size_t *len);
 const char *http1_peer(const struct http1_exchange *exchange);                     /* "127.0.0.1:53122" or "unix" */
 bool http1_is_local(const struct http1_exchange *exchange);                        /* loopback or Unix socket */
 void http1_set_data(struct http1_exchange *exchange, void *data);
@@ -104,9 +108,9 @@ enum { HTTP1_CHUNKED = -1 };
 int http1_head(struct http1_exchange *exchange, int status, const struct http1_header *headers, size_t n,
                int64_t length);
 
-/* The next bytes: written at once as far as the socket takes them, the rest copied. false: the caller is slow;
- * everything was taken, but write no more until on_room (or on_gone). Bytes beyond the length that the head gave are
- * dropped. */
+/* The next bytes: written as far as the socket takes them, the rest copied; the first few of a body go out with the
+ * head. false: the caller is slow; everything was taken, but write no more until on_room (or on_gone). Bytes beyond the
+ * length that the head gave are dropped. */
 bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len);
 
 /* The reply is complete. The exchange is gone. Without a head, or with fewer bytes than it gave: as http1_abort. */
