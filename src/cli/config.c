@@ -80,10 +80,29 @@ static int no_config(const struct command *command, const char *tried, const cha
     return STATUS_FAILED;
 }
 
-static int find_config(const struct options *options, struct config *config)
+/* The usual place for one's own; "" when there is none. */
+static void name_own_config(char *out, size_t size)
 {
     const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    char second[sizeof(config->file)] = "";
+    out[0] = '\0';
+    if (xdg && xdg[0] == '/')
+        snprintf(out, size, "%s/deputy/deputy.json", xdg);
+    else if (home && home[0])
+        snprintf(out, size, "%s/.config/deputy/deputy.json", home);
+}
+
+bool config_exists(const struct options *options)
+{
+    char own[4096];
+    if (options->config || access("deputy.json", F_OK) == 0)
+        return true;
+    name_own_config(own, sizeof(own));
+    return own[0] && access(own, F_OK) == 0;
+}
+
+static int find_config(const struct options *options, struct config *config)
+{
+    char second[sizeof(config->file)];
     const char *first = options->config ? options->config : "deputy.json";
     if (snprintf(config->file, sizeof(config->file), "%s", first) >= (int)sizeof(config->file))
         return complain(options->command, "the configuration's name is longer than %zu bytes",
@@ -92,10 +111,7 @@ static int find_config(const struct options *options, struct config *config)
         return STATUS_OK; /* what else is wrong with it is found when it is read */
     if (options->config)
         return no_config(options->command, first, "");
-    if (xdg && xdg[0] == '/')
-        snprintf(second, sizeof(second), "%s/deputy/deputy.json", xdg);
-    else if (home && home[0])
-        snprintf(second, sizeof(second), "%s/.config/deputy/deputy.json", home);
+    name_own_config(second, sizeof(second));
     if (!second[0] || access(second, F_OK) != 0)
         return no_config(options->command, first, second);
     memcpy(config->file, second, sizeof(second));
@@ -284,6 +300,15 @@ static int read_config(lua_State *L)
     lua_settop(L, 1);
     take_settings(L, config);
     return 0;
+}
+
+int config_default_script(const struct options *options, char *out, size_t size)
+{
+    struct config config = {0};
+    int status = find_lua(options->command, &config);
+    if (status == STATUS_OK && snprintf(out, size, "%s/router.lua", config.lua_dir) >= (int)size)
+        status = complain(options->command, "the path of the default policy is longer than %zu bytes", size - 1);
+    return status;
 }
 
 int config_load(const struct options *options, FILE *problems, FILE *warnings, struct config *config)

@@ -4,6 +4,7 @@
 
 #include "deputy.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 struct lua_State;
@@ -30,5 +31,11 @@ struct config {
  * problems, the rest on stderr. warnings (may be NULL) gets what is allowed but risky. config_free in every case. */
 int config_load(const struct options *options, FILE *problems, FILE *warnings, struct config *config);
 void config_free(struct config *config);
+
+/* Is there a configuration: named with -c, or in one of the usual places? */
+bool config_exists(const struct options *options);
+
+/* The path of the policy that came with this program. STATUS_OK, or STATUS_FAILED with everything said. */
+int config_default_script(const struct options *options, char *out, size_t size);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, N_OPTIONS = 7 };
+enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, MAX_DEPTH = 6, N_OPTIONS = 9 };
 
 static const struct {
     unsigned bit; /* 0: every command has it */
@@ -19,7 +19,9 @@ static const struct {
     {OPTION_STREAM, 0, "stream", NULL, "print the answer as it comes"},
     {OPTION_SYSTEM, 0, "system", "TEXT", "a system message before the prompt"},
     {OPTION_TIMEOUT, 0, "timeout-ms", "N", "give up after N milliseconds"},
+    {OPTION_DEPTH, 0, "depth", "N", "how many requests in a row to look at (default: 3)"},
     {OPTION_JSON, 0, "json", NULL, "print one JSON value"},
+    {OPTION_MARKDOWN, 0, "markdown", NULL, "print Markdown"},
     {OPTION_VERBOSE, 'v', "verbose", NULL, "say more on stderr"},
     {0, 'h', "help", NULL, "print this"},
 };
@@ -134,14 +136,13 @@ static int unknown_option(const struct command *command, const char *text, int l
     return usage_error(command, "unknown option '--%s'", word);
 }
 
-static int read_timeout(const struct command *command, const char *text, uint32_t *timeout_ms)
+static int read_number(const struct command *command, const char *name, const char *text, long max, uint32_t *number)
 {
     char *end;
     long value = strtol(text, &end, 10);
-    if (end == text || *end || value < 1 || value > MAX_TIMEOUT_MS)
-        return usage_error(command, "--timeout-ms: expected a whole number from 1 to %d, got '%s'", MAX_TIMEOUT_MS,
-                           text);
-    *timeout_ms = (uint32_t)value;
+    if (end == text || *end || value < 1 || value > max)
+        return usage_error(command, "--%s: expected a whole number from 1 to %ld, got '%s'", name, max, text);
+    *number = (uint32_t)value;
     return -1;
 }
 
@@ -161,7 +162,12 @@ static int take(const struct command *command, size_t i, struct options *options
         options->system = optarg;
         return -1;
     case OPTION_TIMEOUT:
-        return read_timeout(command, optarg, &options->timeout_ms);
+        return read_number(command, "timeout-ms", optarg, MAX_TIMEOUT_MS, &options->timeout_ms);
+    case OPTION_DEPTH:
+        return read_number(command, "depth", optarg, MAX_DEPTH, &options->depth);
+    case OPTION_MARKDOWN:
+        options->markdown = true;
+        return -1;
     case OPTION_VERBOSE:
         options->verbose = true;
         return -1;
@@ -173,12 +179,13 @@ static int take(const struct command *command, size_t i, struct options *options
 
 static int read_operands(const struct command *command, int n, char **operands, struct options *options)
 {
-    if (n < command->n_operands)
+    if (n < command->n_operands - command->n_optional)
         return usage_error(command, "expected %s", command->operands);
     if (n > command->n_operands)
         return usage_error(command, "unexpected argument '%.64s'%s", operands[command->n_operands],
                            command->n_operands ? ": put what has spaces in quotes" : "");
     options->operands = operands;
+    options->n_operands = n;
     return -1;
 }
 

@@ -16,6 +16,8 @@ enum option_bit {
     OPTION_SYSTEM = 1 << 3,
     OPTION_TIMEOUT = 1 << 4,
     OPTION_VERBOSE = 1 << 5,
+    OPTION_DEPTH = 1 << 6,
+    OPTION_MARKDOWN = 1 << 7,
 };
 
 struct command;
@@ -25,15 +27,17 @@ struct options {
     const char *config;  /* -c FILE, or NULL */
     const char *system;  /* --system TEXT, or NULL */
     uint32_t timeout_ms; /* 0: not given */
-    bool json, stream, verbose;
+    unsigned depth;      /* 0: not given */
+    bool json, markdown, stream, verbose;
     char **operands; /* as many as the command has */
+    int n_operands;
 };
 
 struct command {
     const char *name;
     const char *summary;  /* one line, for `deputy --help` */
     const char *operands; /* "LLM PROMPT", or "" */
-    int n_operands;
+    int n_operands, n_optional; /* these may be left out, from the end */
     unsigned accepts;  /* option_bits */
     const char *about; /* paragraphs, each line ended */
     const char *exits; /* lines of its exit codes */
@@ -41,7 +45,8 @@ struct command {
     int (*run)(const struct options *options); /* its exit code */
 };
 
-extern const struct command ask_command, check_command, probe_command, providers_command, version_command;
+extern const struct command ask_command, check_command, probe_command, providers_command, verify_command,
+    version_command;
 
 /* Reads what follows the subcommand's name (argv[0]). Returns -1 to go on; else the exit code, everything being said:
  * help on stdout, a mistake on stderr. */

@@ -59,14 +59,12 @@ static int script_print(lua_State *L)
 
 /* ---- require ------------------------------------------------------------------------------------------------------ */
 
-static const char loaded_key;
-
+/* Upvalues: the modules loaded so far, and the globals that they see. */
 static int script_require(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
     lua_settop(L, 1);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &loaded_key);
-    if (lua_getfield(L, 2, name) != LUA_TNIL)
+    if (lua_getfield(L, lua_upvalueindex(1), name) != LUA_TNIL)
         return 1;
     for (const struct embedded *e = lua_embedded; e->name; e++) {
         if (strcmp(e->name, name) != 0)
@@ -74,9 +72,11 @@ static int script_require(lua_State *L)
         const char *chunk = lua_pushfstring(L, "=%s", name);
         if (luaL_loadbufferx(L, e->text, e->len, chunk, "t") != LUA_OK)
             return lua_error(L);
+        lua_pushvalue(L, lua_upvalueindex(2));
+        lua_setupvalue(L, -2, 1);
         lua_call(L, 0, 1);
         lua_pushvalue(L, -1);
-        lua_setfield(L, 2, name);
+        lua_setfield(L, lua_upvalueindex(1), name);
         return 1;
     }
     return luaL_error(L, "require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), not '%s'",
@@ -86,8 +86,8 @@ static int script_require(lua_State *L)
 void lua_globals_push_require(lua_State *L)
 {
     lua_newtable(L);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &loaded_key);
-    lua_pushcfunction(L, script_require);
+    lua_pushvalue(L, -2);
+    lua_pushcclosure(L, script_require, 2);
 }
 
 /* ---- JSON and settings -------------------------------------------------------------------------------------------- */

@@ -8,8 +8,8 @@
 /* Adds them to the table on top of the stack. settings is a JSON object's text. May raise. */
 void lua_globals_add(lua_State *L, const char *settings);
 
-/* require for modules deputy.*, which come from the library itself: loaded once per state, with the globals as they stand.
- * Pushes the function. May raise. */
+/* Pushes a require for modules deputy.*, which come from the library itself: each is loaded once, and sees the table on top of
+ * the stack as its globals. May raise. */
 void lua_globals_push_require(lua_State *L);
 
 #endif

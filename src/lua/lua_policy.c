@@ -4,12 +4,15 @@
 #include "lua/lua_globals.h"
 #include "lua/lua_sandbox.h"
 #include "lua/lua_values.h"
+#include "lua/lua_verify.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SCRIPT_MAX = 1 << 20 };
+
+/* ---- what a script may call --------------------------------------------------------------------------------------- */
 
 static int open_all(lua_State *L)
 {
@@ -42,6 +45,8 @@ int deputy_load_policy_text(deputy_engine *engine, const char *name, const char 
         return error_set(error, DEPUTY_ELIMIT, "%s: a policy has at most %d bytes, this one has %zu", name, SCRIPT_MAX, len);
     code = policy_load(name, text, len, &engine->options.limits, engine->options.policy_settings, &bindings, engine,
                        &policy, error);
+    if (code == DEPUTY_OK && (code = lua_verify_at_load(engine, name, text, len, error)) != DEPUTY_OK)
+        policy_unref(policy);
     if (code != DEPUTY_OK)
         return code;
     policy_unref(engine->policy); /* runs in flight hold their own reference */
@@ -49,18 +54,39 @@ int deputy_load_policy_text(deputy_engine *engine, const char *name, const char 
     return DEPUTY_OK;
 }
 
-int deputy_load_policy(deputy_engine *engine, const char *path, deputy_error *error)
+int lua_policy_read(const char *path, char **text, size_t *len, deputy_error *error)
 {
+    *text = NULL;
+    *len = 0;
     FILE *file = fopen(path, "rb");
     if (!file)
         return error_set(error, DEPUTY_EIO, "cannot read the policy %s: no such file, or not readable", path);
-    char *text = malloc(SCRIPT_MAX + 1);
-    size_t len = text ? fread(text, 1, SCRIPT_MAX + 1, file) : 0;
-    int code = !text ? error_set(error, DEPUTY_ENOMEM, "out of memory while reading %s", path)
-               : ferror(file)
-                   ? error_set(error, DEPUTY_EIO, "cannot read the policy %s: it is a directory or unreadable", path)
-                   : deputy_load_policy_text(engine, path, text, len, error);
-    free(text);
+    int code = DEPUTY_OK;
+    char *buffer = malloc(SCRIPT_MAX + 1);
+    if (!buffer)
+        code = error_set(error, DEPUTY_ENOMEM, "out of memory while reading %s", path);
+    else
+        *len = fread(buffer, 1, SCRIPT_MAX + 1, file);
+    if (code == DEPUTY_OK && ferror(file))
+        code = error_set(error, DEPUTY_EIO, "cannot read the policy %s: it is a directory or unreadable", path);
+    else if (*len > SCRIPT_MAX)
+        code = error_set(error, DEPUTY_ELIMIT, "%s: a policy has at most %d bytes", path, SCRIPT_MAX);
     fclose(file);
+    if (code != DEPUTY_OK)
+        free(buffer);
+    else
+        *text = buffer;
+    return code;
+}
+
+int deputy_load_policy(deputy_engine *engine, const char *path, deputy_error *error)
+{
+    char *text;
+    size_t len;
+    int code = lua_policy_read(path, &text, &len, error);
+    if (code != DEPUTY_OK)
+        return code;
+    code = deputy_load_policy_text(engine, path, text, len, error);
+    free(text);
     return code;
 }
