@@ -9,13 +9,16 @@
 static void take_permit(struct asking *a)
 {
     struct run *run = a->run;
-    if (a->other || a->renews)
+    if (a->other)
         return;
     run->last_answer = a->answer;
     if (gate_verdict(&a->answer) != DEPUTY_ALLOWED) { /* a newer no takes every older yes with it */
+        if (a->number > run->denied)
+            run->denied = a->number;
         memset(run->permits, 0, sizeof(run->permits));
-        return;
     }
+    if (a->renews || a->number <= run->denied)
+        return;
     struct permit *slot = &run->permits[0];
     for (size_t i = 1; i < RUN_PERMITS_MAX; i++)
         if (run->permits[i].granted_us < slot->granted_us)
@@ -92,7 +95,8 @@ static struct asking *ask(struct run *run, const char *llm, uint32_t timeout_ms,
     a->other = other;
     a->pending = true;
     a->start_us = run_now(run);
-    a->trace = trace_begin(run, DEPUTY_LEG_PROBE, ++run->probes, NULL, a->start_us);
+    a->number = ++run->probes;
+    a->trace = trace_begin(run, DEPUTY_LEG_PROBE, a->number, NULL, a->start_us);
     LL_PREPEND(run->askings, a);
     send_probe(a, timeout_ms);
     return a;
@@ -136,8 +140,8 @@ static void renew(struct asking *a)
     struct permit fresh = {0};
     uint64_t now = loop_now_us();
     a->renews = NULL;
-    run->last_answer = a->answer;
-    gate_grant(&fresh, &run->claim, &a->answer, a->start_us);
+    if (a->number > run->denied)
+        gate_grant(&fresh, &run->claim, &a->answer, a->start_us);
     if (gate_spend(&fresh, &run->claim, (uint64_t)run->engine->options.permit_ms * 1000, now, &call->permit) == DEPUTY_OK)
         call_send_again(call);
     else

@@ -12,6 +12,7 @@ struct asking {
     struct deputy_call *renews; /* the engine's own question, for a call whose permit grew old; NULL: the script's */
     bool pending;
     bool other; /* about another LLM than the run's: leaves no permit */
+    int number; /* within the run, from 1 */
     uint64_t start_us;
     size_t trace;
     deputy_probe_answer answer; /* counts when pending is false */

@@ -380,7 +380,7 @@ static void end_late(struct run *run)
 {
     struct deputy_call *good = good_primary(run);
     struct deputy_call *call;
-    bool begun = run->state == RUN_FLOWING;
+    bool begun = run->state == RUN_FLOWING, is_whole = good && !good->live;
     if (begun && !run->forced && run->chosen && !run->chosen->live) {
         timer_again(run->timer, LATE_GRACE_MS); /* all has come; the reader gets a moment to take it */
         flow(run);
@@ -388,7 +388,7 @@ static void end_late(struct run *run)
     }
     stop_legs(run, run->chosen);
     stop_script(run, false);
-    if (!begun && !run->check && good && !good->live) {
+    if (!begun && !run->check && is_whole) {
         timer_again(run->timer, LATE_GRACE_MS);
         accept_reply(run, good);
         return;

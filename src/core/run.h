@@ -59,6 +59,7 @@ struct run {
     struct deputy_call *sending; /* whose provider is being asked right now */
     unsigned n_calls;
     int primaries, locals, probes;
+    int denied; /* the number of the newest question that was not answered with a clean 2xx */
 
     struct claim claim;
     struct permit permits[RUN_PERMITS_MAX]; /* not spent yet */

@@ -35,12 +35,12 @@ void trace_end_at(struct run *run, size_t at, int status, const char *kind, depu
 
 void trace_end(struct run *run, size_t at, int status, const char *kind, deputy_verdict verdict)
 {
-    trace_end_at(run, at, status, kind, verdict, loop_now_us());
+    trace_end_at(run, at, status, kind, verdict, run->budget.now_us = loop_now_us());
 }
 
 void run_note(struct run *run, const char *kind)
 {
-    uint64_t now = loop_now_us();
+    uint64_t now = run->budget.now_us = loop_now_us(); /* how long the run took is never less */
     size_t at = trace_begin(run, DEPUTY_LEG_POLICY, 1, NULL, now);
     trace_end_at(run, at, 0, kind, DEPUTY_UNREACHABLE, now);
 }
