@@ -1,6 +1,7 @@
 /* loopback.h - a central and a local server on 127.0.0.1, in a process of their own: for C programs that need many
  * plain exchanges or need to count them. POST /api/... is the central's inference, HEAD its probe, POST /v1/... the local
- * server. What it answers and what it has seen stands in shared memory. Answers one request after the other, allocates
+ * server. What it answers and what it has seen stands in shared memory. An LLM that is called r1, r2, ... is counted by that
+ * number: in the probe's path, and at the local server in the body, as "user":"r1". Requests are small (4 KiB). Allocates
  * nothing, dies with its parent. */
 #ifndef LOOPBACK_H
 #define LOOPBACK_H
@@ -22,12 +23,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LOOPBACK_FDS = 4096, LOOPBACK_HEAD = 4096 };
+enum { LOOPBACK_FDS = 4096, LOOPBACK_REQUEST = 4096, LOOPBACK_NUMBERS = 1 << 16 };
 
 struct loopback_state {
     atomic_int probe_status, primary_status, local_status; /* what it answers; 0: nothing, the caller waits */
     atomic_ulong probes, allowed, primaries, locals;       /* what it has seen; allowed: probes answered with 2xx */
     atomic_ulong connections;
+    atomic_uchar allowed_of[LOOPBACK_NUMBERS], locals_of[LOOPBACK_NUMBERS]; /* by the LLM's number */
 };
 
 struct loopback {
@@ -37,8 +39,8 @@ struct loopback {
 };
 
 struct loopback_connection {
-    size_t len, body_left;
-    char head[LOOPBACK_HEAD];
+    size_t len;
+    char request[LOOPBACK_REQUEST];
 };
 
 /* As many descriptors as this process may have. */
@@ -51,17 +53,27 @@ static inline void loopback_raise_limit(void)
     }
 }
 
-static inline void loopback_answer(int fd, const char *head, struct loopback_state *s)
+static inline unsigned long loopback_number(const char *text, const char *after)
+{
+    const char *at = strstr(text, after);
+    return at ? strtoul(at + strlen(after), NULL, 10) % LOOPBACK_NUMBERS : 0;
+}
+
+static inline void loopback_answer(int fd, const char *request, struct loopback_state *s)
 {
     static const char good[] = "{\"id\":\"1\",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":"
                                "{\"role\":\"assistant\",\"content\":\"hello\"},\"finish_reason\":\"stop\"}]}";
     static const char bad[] = "{\"error\":{\"message\":\"down\",\"type\":\"server_error\",\"code\":\"down\"}}";
     char out[512];
-    bool probe = strncmp(head, "HEAD ", 5) == 0, local = strncmp(head, "POST /v1/", 9) == 0;
+    bool probe = strncmp(request, "HEAD ", 5) == 0, local = strncmp(request, "POST /v1/", 9) == 0;
     int status = probe ? s->probe_status : local ? s->local_status : s->primary_status;
     atomic_fetch_add(probe ? &s->probes : local ? &s->locals : &s->primaries, 1);
-    if (probe && status >= 200 && status <= 299)
+    if (probe && status >= 200 && status <= 299) {
         atomic_fetch_add(&s->allowed, 1);
+        atomic_fetch_add(&s->allowed_of[loopback_number(request, "/llms/r")], 1);
+    }
+    if (local)
+        atomic_fetch_add(&s->locals_of[loopback_number(request, "\"user\":\"r")], 1);
     if (status == 0)
         return;
     const char *body = probe || status == 204 ? "" : status == 200 ? good : bad;
@@ -76,26 +88,24 @@ static inline void loopback_answer(int fd, const char *head, struct loopback_sta
 /* False when the connection is over. */
 static inline bool loopback_read(int fd, struct loopback_connection *c, struct loopback_state *s)
 {
-    ssize_t n = read(fd, c->head + c->len, LOOPBACK_HEAD - 1 - c->len);
+    ssize_t n = read(fd, c->request + c->len, LOOPBACK_REQUEST - 1 - c->len);
     if (n <= 0)
         return false;
     c->len += (size_t)n;
     for (;;) {
-        size_t skip = c->body_left < c->len ? c->body_left : c->len;
-        c->body_left -= skip;
-        c->len -= skip;
-        memmove(c->head, c->head + skip, c->len);
-        c->head[c->len] = '\0';
-        char *end = c->body_left == 0 ? strstr(c->head, "\r\n\r\n") : NULL;
-        if (!end)
-            return c->len < LOOPBACK_HEAD - 1;
-        *end = '\0';
-        const char *length = strcasestr(c->head, "\r\nContent-Length:");
-        loopback_answer(fd, c->head, s);
-        size_t used = (size_t)(end - c->head) + 4;
-        c->body_left = length ? strtoul(length + 17, NULL, 10) : 0;
-        c->len -= used;
-        memmove(c->head, c->head + used, c->len);
+        c->request[c->len] = '\0';
+        const char *end = strstr(c->request, "\r\n\r\n"), *length = strcasestr(c->request, "\r\nContent-Length:");
+        size_t size = end ? (size_t)(end - c->request) + 4 : LOOPBACK_REQUEST;
+        if (end && length && length < end)
+            size += strtoul(length + 17, NULL, 10);
+        if (size > c->len)
+            return c->len < LOOPBACK_REQUEST - 1;
+        char next = c->request[size];
+        c->request[size] = '\0';
+        loopback_answer(fd, c->request, s);
+        c->request[size] = next;
+        c->len -= size;
+        memmove(c->request, c->request + size, c->len);
     }
 }
 
@@ -122,7 +132,7 @@ static inline void loopback_serve(int listener, struct loopback_state *s)
                 continue;
             }
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-            connections[fd].len = connections[fd].body_left = 0;
+            connections[fd].len = 0;
             add.data.fd = fd;
             epoll_ctl(poll, EPOLL_CTL_ADD, fd, &add);
             atomic_fetch_add(&s->connections, 1);
