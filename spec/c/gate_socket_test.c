@@ -290,13 +290,19 @@ static const deputy_provider_vtable queue_vtable = {
 /* ---- a provider that waits for a thread ----------------------------------------------------------------------------
  */
 
+static atomic_int busy_threads;
+static atomic_bool release_threads;
+
 static int block(void *self, deputy_call *call, const deputy_request *request)
 {
     (void)self;
-    if (strcmp(request->llm, "busy") == 0)
-        nap_ms(70);
-    else
+    if (strcmp(request->llm, "busy") != 0) {
         dial_local();
+    } else {
+        atomic_fetch_add(&busy_threads, 1);
+        while (!atomic_load(&release_threads))
+            nap_ms(1);
+    }
     return deputy_reply_fail(call, NULL);
 }
 
@@ -414,20 +420,27 @@ static void play_threads(const char *answer, const char *unused)
     (void)unused;
     new_name(llm, sizeof(llm), "ok", answer);
     stand_in(engine, llm, deputy_provider_ref(blocking));
-    start(engine, llm, &ended);
-    for (int i = 0; i < 400 && atomic_load(&central_log.probes_seen) == 0; i++) {
-        if (i == 0) /* four threads, as libuv has them unless told otherwise */
-            for (int k = 0; k < 4; k++) {
-                deputy_request request = DEPUTY_INIT(deputy_request);
-                deputy_sink sink = DEPUTY_INIT(deputy_sink);
-                request.llm = "busy";
-                request.primary = blocking;
-                sink.user = &busy[k];
-                sink.on_end = on_end;
-                assert_int_equal(deputy_start(engine, &request, &sink, NULL, NULL), DEPUTY_OK);
-            }
-        turn(engine);
+    atomic_store(&busy_threads, 0);
+    atomic_store(&release_threads, false);
+    for (int k = 0; k < 4; k++) { /* as many threads as libuv has unless told otherwise */
+        deputy_request request = DEPUTY_INIT(deputy_request);
+        deputy_sink sink = DEPUTY_INIT(deputy_sink);
+        request.llm = "busy";
+        request.primary = blocking;
+        sink.user = &busy[k];
+        sink.on_end = on_end;
+        assert_int_equal(deputy_start(engine, &request, &sink, NULL, NULL), DEPUTY_OK);
     }
+    for (int i = 0; i < 400 && atomic_load(&busy_threads) < 4; i++)
+        turn(engine);
+    atomic_store(&central_log.probes_seen, 0);
+    start(engine, llm, &ended);
+    for (int i = 0; i < 400 && atomic_load(&central_log.probes_seen) == 0; i++)
+        turn(engine);
+    for (int i = 0; i < 10; i++)
+        turn(engine);
+    nap_ms(40);
+    atomic_store(&release_threads, true);
     turn_until(engine, &ended.n);
     expect_primary_error(&ended);
     deputy_engine_free(engine);
@@ -447,7 +460,11 @@ static void play(void **state)
     central_log.clean = 0;
     pthread_mutex_unlock(&central_log.lock);
     scene->play(scene->answer, llm);
-    nap_ms(2);
+    for (int i = 0; i < 200 && good && scene->play != play_cancel && atomic_load(&local.bytes) == 0; i++)
+        nap_ms(2);
+    nap_ms(good ? 20 : 2); /* what is still on its way belongs to this one */
+    for (int i = 0; i < 200 && atomic_load(&local.alive) > 0; i++)
+        nap_ms(2);
     if (!good) {
         assert_int_equal(atomic_load(&local.connections), 0);
         assert_int_equal(atomic_load(&local.bytes), 0);

@@ -29,8 +29,9 @@ struct worker {
     pthread_cond_t room;
     struct post *posts;
     size_t posted;
-    bool given_up, returned, abandoned, ended;
+    bool given_up, ended; /* under the lock, like what stands above; the others are the loop's alone */
     int code;
+    bool returned, abandoned;
     deputy_request request; /* its own copy: pointers into what follows */
     struct header_list headers;
     char *body;
