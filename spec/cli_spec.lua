@@ -359,7 +359,7 @@ describe("deputy ask", function()
     assert.matches("no failover: 'vllm%-local' was allowed to stand in, but failed too %(connect%)\n$", why())
     configure{ central = { url = central.url } }
     assert.matches("no failover: unreachable: there is no token to ask the central with", why())
-    configure{ policy = { script = "mine.lua" } }
+    configure{ policy = { script = "mine.lua", verify = "off" } }
     write("mine.lua", "return { route = function(run) run:primary() error('oops') end, verdict = function() end, "
       .. "should_failover = function() end }")
     local said = why()
@@ -395,7 +395,8 @@ describe("deputy ask", function()
       assert.is_true(entry.start_us >= last and entry.end_us >= entry.start_us)
       last = entry.start_us
     end
-    assert.same({ "primary status 503 -", "probe ok 200 allowed", "local ok 200 vllm-local" }, legs)
+    assert.same({ "primary status 503 -", "primary status 503 -", "probe ok 200 allowed", "local ok 200 vllm-local" },
+      legs)
   end)
 
   it("--json holds the central's error as it came", function()

@@ -232,10 +232,11 @@ describe("a router with a probe function", function()
     local seen
     local path = tmp.write(nil, "policy.lua", [[
       local M = {}
-      function M.should_failover() end
-      function M.verdict() end
+      function M.should_failover() return false end
+      function M.verdict() return "unreachable" end
       function M.route(run)
-        local _, f = run:primary()
+        local reply, f = run:primary()
+        if reply then return reply end
         local words = { f.kind, tostring(f.status), tostring(f.code), f.message, tostring(f.retry_after) }
         log("info", table.concat(words, "|"))
         return nil, f
@@ -400,7 +401,8 @@ describe("a router with a probe function", function()
   it("loads another policy, or keeps the old one and says why", function()
     local router = make{}
     local strict = tmp.write(nil, "strict.lua", [[
-      return { route = function(run) return run:primary() end, should_failover = print, verdict = function() end }]])
+      return { route = function(run) return run:primary() end, should_failover = function() return false end,
+        verdict = function() return "unreachable" end }]])
     local ok, failure = router:load_policy(strict .. ".missing")
     assert.is_nil(ok)
     assert.equal("error", failure.kind)
@@ -430,19 +432,40 @@ describe("a router with a probe function", function()
       return M]])
     local logged = {}
     status = 403
-    local router = make{ policy = loose, on_log = function(_, text) logged[#logged + 1] = text end }
+    local router = make{ policy = loose, verify = "off", on_log = function(_, text) logged[#logged + 1] = text end }
     assert.error_matches(function() router:run("claude", fails("down"), never) end, "down")
     assert.matches("gate", table.concat(logged, "\n"))
     assert.equal("forbidden", router:check_auth("claude"))
-    local trusting = make{ policy = loose, gate = "policy" }
+    local trusting = make{ policy = loose, verify = "off", gate = "policy" }
     assert.equal("mine", trusting:run("claude", fails("down"), function() return "mine" end).result)
+  end)
+
+  it("a policy that is not fail-closed is refused in words, unless the host wants it otherwise", function()
+    local loose = tmp.write(nil, "loose.lua", [[
+      local M = { should_failover = function() return true end, verdict = function() return "allowed" end }
+      function M.route(run) return run:primary() end
+      return M]])
+    local ok, message = pcall(make, { policy = loose })
+    assert.is_false(ok)
+    assert.matches("loose.lua is not fail%-closed: verdict allows what is not a clean 2xx", message)
+    assert.matches("deputy verify tells more; switch: policy.verify", message, 1, true)
+
+    local logged = {}
+    local function log(level, text) logged[#logged + 1] = level .. " " .. text end
+    assert.equal(5, make{ policy = loose, verify = "warn", on_log = log }:run("claude", function() return 5 end).result)
+    assert.equal(1, #logged)
+    assert.matches("^warn .*is not fail%-closed: verdict allows", logged[1])
+    assert.equal(5, make{ policy = loose, verify = "off", on_log = log }:run("claude", function() return 5 end).result)
+    assert.equal(1, #logged)
+    assert.error_matches(function() make{ verify = "yes" } end, 'verify: expected "refuse", "warn" or "off", got "yes"')
   end)
 
   it("reaches the script as settings", function()
     local seen
     local path = tmp.write(nil, "settings.lua", [[
       log("info", JSON.encode(settings))
-      return { route = print, should_failover = print, verdict = print }]])
+      return { route = function(run) return run:primary() end, should_failover = function() return false end,
+        verdict = function() return "unreachable" end }]])
     make{ policy = path, settings = { retries = 2 }, on_log = function(_, text) seen = text end }
     assert.equal('policy: {"retries":2}', seen)
     make{ policy = path, settings = {}, on_log = function(_, text) seen = text end }
@@ -452,8 +475,8 @@ describe("a router with a probe function", function()
   it("a log function that fails harms nothing", function()
     local path = tmp.write(nil, "loud.lua", [[
       log("info", "loading")
-      return { route = function(run) run:log("warn", "hello") return run:primary() end, should_failover = print,
-        verdict = print }]])
+      return { route = function(run) run:log("warn", "hello") return run:primary() end,
+        should_failover = function() return false end, verdict = function() return "unreachable" end }]])
     local router = make{ policy = path, on_log = fails("log is broken") }
     assert.equal(5, router:run("claude", function() return 5 end).result)
   end)
