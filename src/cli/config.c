@@ -194,6 +194,52 @@ static void take_providers(lua_State *L, struct config *config)
     lua_pop(L, 1);
 }
 
+static struct gateway_list get_list(lua_State *L, int table, const char *name)
+{
+    lua_getfield(L, table, name);
+    size_t n = (size_t)lua_rawlen(L, -1);
+    const char **items = keep(L, n, sizeof(*items));
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        items[i] = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return (struct gateway_list){items, n};
+}
+
+static deputy_log_level level_of(const char *word)
+{
+    return strcmp(word, "error") == 0  ? DEPUTY_LOG_ERROR
+           : strcmp(word, "warn") == 0 ? DEPUTY_LOG_WARN
+           : strcmp(word, "info") == 0 ? DEPUTY_LOG_INFO
+                                       : DEPUTY_LOG_DEBUG;
+}
+
+static void take_gateway(lua_State *L, struct config *config)
+{
+    lua_getfield(L, 1, "gateway");
+    lua_getfield(L, 1, "log");
+    int log = lua_gettop(L), gateway = log - 1;
+    config->gateway = (struct gateway_settings){
+        .listen = get_string(L, gateway, "listen"),
+        .workers = get_number(L, gateway, "workers"),
+        .api_keys = get_list(L, gateway, "apiKeys"),
+        .allowed_hosts = get_list(L, gateway, "allowedHosts"),
+        .allowed_origins = get_list(L, gateway, "allowedOrigins"),
+        .max_body_bytes = get_number(L, gateway, "maxBodyBytes"),
+        .max_connections = get_number(L, gateway, "maxConnections"),
+        .max_in_flight = get_number(L, gateway, "maxInFlight"),
+        .whole = strcmp(get_string(L, gateway, "streaming"), "whole") == 0,
+        .drain_ms = get_number(L, gateway, "drainMs"),
+        .log_json = strcmp(get_string(L, log, "format"), "json") == 0,
+        .log_level = level_of(get_string(L, log, "level")),
+        .script = config->script,
+    };
+    config->max_reply_bytes = get_number(L, gateway, "maxReplyBytes");
+    lua_pop(L, 2);
+}
+
 static void take_settings(lua_State *L, struct config *config)
 {
     deputy_options *o = &config->options;
@@ -226,6 +272,7 @@ static void take_settings(lua_State *L, struct config *config)
     if (n < 0 || (size_t)n >= sizeof(config->script))
         luaL_error(L, "the path of the policy's script is longer than %d bytes", (int)sizeof(config->script) - 1);
     take_providers(L, config);
+    take_gateway(L, config);
 }
 
 /* mode(path): its permission bits, or nil. */

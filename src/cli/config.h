@@ -3,6 +3,7 @@
 #define CLI_CONFIG_H
 
 #include "deputy.h"
+#include "gateway/gateway.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -25,6 +26,8 @@ struct config {
     deputy_options options;
     struct provider_config *providers;
     size_t n_providers;
+    struct gateway_settings gateway; /* for deputy serve */
+    size_t max_reply_bytes;          /* gateway.maxReplyBytes */
 };
 
 /* Finds the file and reads it. STATUS_OK; otherwise everything is said: each mistake on a line of its own on

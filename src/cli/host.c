@@ -15,10 +15,8 @@ static void on_log(void *user, deputy_log_level level, const char *text)
     fprintf(stderr, "deputy: %s: %s\n", levels[level], text);
 }
 
-static int make_provider(const struct command *command, const struct provider_config *p, deputy_provider **provider)
+static int make_provider(const struct provider_config *p, deputy_provider **provider, deputy_error *error)
 {
-    deputy_error error;
-    int code;
     if (strcmp(p->type, "openai") == 0) {
         deputy_openai_options options = DEPUTY_INIT(deputy_openai_options);
         options.name = p->name;
@@ -26,36 +24,53 @@ static int make_provider(const struct command *command, const struct provider_co
         options.model = p->model;
         options.api_key = p->api_key;
         options.ca_file = p->ca_file;
-        code = deputy_openai_new(&options, provider, &error);
-    } else if (strcmp(p->type, "echo") == 0) {
-        code = deputy_echo_new(p->name, provider, &error);
-    } else {
-        return complain(command, "provider '%s': type '%s' is not in this version", p->name, p->type);
+        return deputy_openai_new(&options, provider, error);
     }
-    return code == DEPUTY_OK ? STATUS_OK : complain(command, "provider '%s': %s", p->name, error.message);
+    if (strcmp(p->type, "echo") == 0)
+        return deputy_echo_new(p->name, provider, error);
+    snprintf(error->message, sizeof(error->message), "type '%s' is not in this version", p->type);
+    return error->code = DEPUTY_EINVAL;
 }
 
-static int add_provider(struct host *host, const struct provider_config *p)
+static int add_provider(deputy_engine *engine, const struct provider_config *p, deputy_error *error)
 {
-    deputy_error error;
     deputy_provider *provider = NULL;
-    int status = make_provider(host->options->command, p, &provider);
-    if (status != STATUS_OK)
-        return status;
-    if (deputy_register(host->engine, provider, &error) != DEPUTY_OK) {
+    int code = make_provider(p, &provider, error);
+    if (code != DEPUTY_OK)
+        return code;
+    code = deputy_register(engine, provider, error);
+    if (code != DEPUTY_OK)
         deputy_provider_unref(provider);
-        return complain(host->options->command, "provider '%s': %s", p->name, error.message);
+    for (size_t i = 0; code == DEPUTY_OK && i < p->n_llms; i++)
+        code = deputy_register_failover(engine, p->llms[i], p->name, error);
+    return code;
+}
+
+int host_make_engine(const struct config *config, const deputy_options *options, deputy_engine **engine,
+                     deputy_error *error)
+{
+    deputy_error why = {0, ""};
+    int code = deputy_engine_new(options, engine, &why);
+    if (code != DEPUTY_OK) {
+        error->code = code;
+        snprintf(error->message, sizeof(error->message), "%.200s: %.300s", config->file, why.message);
+        return code;
     }
-    for (size_t i = 0; i < p->n_llms; i++)
-        if (deputy_register_failover(host->engine, p->llms[i], p->name, &error) != DEPUTY_OK)
-            return complain(host->options->command, "provider '%s': %s", p->name, error.message);
-    return STATUS_OK;
+    code = deputy_load_policy(*engine, config->script, error);
+    for (size_t i = 0; code == DEPUTY_OK && i < config->n_providers; i++) {
+        code = add_provider(*engine, &config->providers[i], &why);
+        if (code != DEPUTY_OK) {
+            error->code = code;
+            snprintf(error->message, sizeof(error->message), "provider '%.128s': %.350s", config->providers[i].name,
+                     why.message);
+        }
+    }
+    return code;
 }
 
 int host_open(const struct options *options, struct host *host)
 {
-    deputy_error error;
-    const struct command *command = options->command;
+    deputy_error error = {0, ""};
     memset(host, 0, sizeof(*host));
     host->options = options;
     progress_init(&host->progress);
@@ -64,15 +79,8 @@ int host_open(const struct options *options, struct host *host)
         return status;
     host->config.options.on_log = on_log;
     host->config.options.log_user = host;
-    if (deputy_engine_new(&host->config.options, &host->engine, &error) != DEPUTY_OK)
-        return complain(command, "%s: %s", host->config.file, error.message);
-    if (deputy_load_policy(host->engine, host->config.script, &error) != DEPUTY_OK)
-        return complain(command, "%s", error.message);
-    for (size_t i = 0; i < host->config.n_providers; i++) {
-        status = add_provider(host, &host->config.providers[i]);
-        if (status != STATUS_OK)
-            return status;
-    }
+    if (host_make_engine(&host->config, &host->config.options, &host->engine, &error) != DEPUTY_OK)
+        return complain(options->command, "%s", error.message);
     return STATUS_OK;
 }
 

@@ -14,6 +14,11 @@ struct host {
     deputy_engine *engine;
 };
 
+/* An engine as config wants it, but with these options: policy loaded, providers registered. A deputy_code; on failure
+ * error says why, and *engine may be set all the same: it is the caller's to free. Any thread. */
+int host_make_engine(const struct config *config, const deputy_options *options, deputy_engine **engine,
+                     deputy_error *error);
+
 /* STATUS_OK; otherwise everything is said on stderr. host_close in every case. The host must stay where it is. */
 int host_open(const struct options *options, struct host *host);
 void host_close(struct host *host);

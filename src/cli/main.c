@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &ask_command, &probe_command, &check_command, &providers_command, &verify_command, &version_command,
+    &serve_command, &ask_command, &probe_command, &check_command, &providers_command, &verify_command, &version_command,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, MAX_DEPTH = 6, N_OPTIONS = 9 };
+enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, MAX_DEPTH = 6, N_OPTIONS = 10 };
 
 static const struct {
     unsigned bit; /* 0: every command has it */
@@ -16,6 +16,7 @@ static const struct {
 } known_options[N_OPTIONS] = {
     {OPTION_CONFIG, 'c', "config", "FILE",
      "the configuration (default: deputy.json, then ~/.config/deputy/deputy.json)"},
+    {OPTION_LISTEN, 0, "listen", "ADDRESS", "HOST:PORT or unix:PATH, instead of gateway.listen"},
     {OPTION_STREAM, 0, "stream", NULL, "print the answer as it comes"},
     {OPTION_SYSTEM, 0, "system", "TEXT", "a system message before the prompt"},
     {OPTION_TIMEOUT, 0, "timeout-ms", "N", "give up after N milliseconds"},
@@ -160,6 +161,9 @@ static int take(const struct command *command, size_t i, struct options *options
         return -1;
     case OPTION_SYSTEM:
         options->system = optarg;
+        return -1;
+    case OPTION_LISTEN:
+        options->listen = optarg;
         return -1;
     case OPTION_TIMEOUT:
         return read_number(command, "timeout-ms", optarg, MAX_TIMEOUT_MS, &options->timeout_ms);

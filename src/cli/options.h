@@ -18,6 +18,7 @@ enum option_bit {
     OPTION_VERBOSE = 1 << 5,
     OPTION_DEPTH = 1 << 6,
     OPTION_MARKDOWN = 1 << 7,
+    OPTION_LISTEN = 1 << 8,
 };
 
 struct command;
@@ -26,6 +27,7 @@ struct options {
     const struct command *command;
     const char *config;  /* -c FILE, or NULL */
     const char *system;  /* --system TEXT, or NULL */
+    const char *listen;  /* --listen ADDRESS, or NULL */
     uint32_t timeout_ms; /* 0: not given */
     unsigned depth;      /* 0: not given */
     bool json, markdown, stream, verbose;
@@ -35,17 +37,17 @@ struct options {
 
 struct command {
     const char *name;
-    const char *summary;  /* one line, for `deputy --help` */
-    const char *operands; /* "LLM PROMPT", or "" */
+    const char *summary;        /* one line, for `deputy --help` */
+    const char *operands;       /* "LLM PROMPT", or "" */
     int n_operands, n_optional; /* these may be left out, from the end */
-    unsigned accepts;  /* option_bits */
-    const char *about; /* paragraphs, each line ended */
-    const char *exits; /* lines of its exit codes */
+    unsigned accepts;           /* option_bits */
+    const char *about;          /* paragraphs, each line ended */
+    const char *exits;          /* lines of its exit codes */
     const char *example;
     int (*run)(const struct options *options); /* its exit code */
 };
 
-extern const struct command ask_command, check_command, probe_command, providers_command, verify_command,
+extern const struct command ask_command, check_command, probe_command, providers_command, serve_command, verify_command,
     version_command;
 
 /* Reads what follows the subcommand's name (argv[0]). Returns -1 to go on; else the exit code, everything being said:

@@ -1,0 +1,118 @@
+#include "gateway/errors.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_HEADERS = 24, MAX_BODY = 8192 };
+
+bool problem_set(struct problem *problem, int status, const char *code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(problem->message, sizeof(problem->message), format, args);
+    va_end(args);
+    problem->status = status;
+    problem->code = code;
+    problem->header = problem->value = NULL;
+    return false;
+}
+
+static void set_failure(struct problem *problem, int status, const char *code, const deputy_failure *failure)
+{
+    problem_set(problem, status, code, "%s", failure->message[0] ? failure->message : "the model could not be reached");
+}
+
+void problem_from_failure(struct problem *problem, const deputy_failure *failure, bool local)
+{
+    switch (failure->kind) {
+    case DEPUTY_FAILURE_TIMEOUT:
+    case DEPUTY_FAILURE_DEADLINE:
+        set_failure(problem, 504, local ? "local_timeout" : "primary_timeout", failure);
+        return;
+    case DEPUTY_FAILURE_MALFORMED:
+    case DEPUTY_FAILURE_IN_BAND:
+    case DEPUTY_FAILURE_CUT:
+        set_failure(problem, 502, local ? "local_malformed" : "primary_malformed", failure);
+        return;
+    case DEPUTY_FAILURE_LIMIT:
+        set_failure(problem, 502, local ? "local_too_large" : "primary_too_large", failure);
+        return;
+    case DEPUTY_FAILURE_CANCELLED:
+        set_failure(problem, 503, "shutting_down", failure);
+        return;
+    case DEPUTY_FAILURE_NONE:
+    case DEPUTY_FAILURE_ERROR:
+    case DEPUTY_FAILURE_STATUS:
+    case DEPUTY_FAILURE_CONNECT:
+    case DEPUTY_FAILURE_DNS:
+    case DEPUTY_FAILURE_TLS:
+    case DEPUTY_FAILURE_REFUSED:
+        break;
+    }
+    set_failure(problem, 502, local ? "local_unreachable" : "primary_unreachable", failure);
+}
+
+/* The types that the libraries of OpenAI and Anthropic know. */
+static const char *type_of(enum dialect dialect, int status)
+{
+    bool anthropic = dialect == DIALECT_MESSAGES;
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 403:
+        return "permission_error";
+    case 404:
+        return anthropic ? "not_found_error" : "invalid_request_error";
+    case 413:
+        return anthropic ? "request_too_large" : "invalid_request_error";
+    case 503:
+        return anthropic ? "overloaded_error" : "service_unavailable_error";
+    default:
+        return status < 500 ? "invalid_request_error" : anthropic ? "api_error" : "upstream_error";
+    }
+}
+
+static void write_error(struct draft *to, enum dialect dialect, const struct problem *problem)
+{
+    const char *type = type_of(dialect, problem->status);
+    draft_word(to,
+               dialect == DIALECT_MESSAGES ? "{\"type\":\"error\",\"error\":{\"type\":" : "{\"error\":{\"message\":");
+    draft_json(to, dialect == DIALECT_MESSAGES ? type : problem->message);
+    draft_word(to, dialect == DIALECT_MESSAGES ? ",\"message\":" : ",\"type\":");
+    draft_json(to, dialect == DIALECT_MESSAGES ? problem->message : type);
+    draft_word(to, dialect == DIALECT_MESSAGES ? ",\"code\":" : ",\"param\":null,\"code\":");
+    draft_json(to, problem->code);
+    draft_word(to, "}}");
+}
+
+void problem_reply(struct http1_exchange *exchange, enum dialect dialect, const struct problem *problem,
+                   const struct http1_header *headers, size_t n_headers)
+{
+    struct http1_header all[MAX_HEADERS] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
+    struct draft body = DRAFT(MAX_BODY);
+    size_t n = 2;
+    if (problem->header)
+        all[n++] = (struct http1_header){problem->header, problem->value};
+    for (size_t i = 0; i < n_headers && n < MAX_HEADERS; i++)
+        all[n++] = headers[i];
+    write_error(&body, dialect, problem);
+    draft_word(&body, "\n");
+    http1_reply(exchange, problem->status, all, n, body.text, body.failed ? 0 : body.len);
+    draft_free(&body);
+}
+
+void problem_event(struct draft *to, enum dialect dialect, const struct problem *problem)
+{
+    if (dialect == DIALECT_RESPONSES) { /* flat, by OpenAI's schema of this event */
+        draft_word(to, "event: error\ndata: {\"type\":\"error\",\"code\":");
+        draft_json(to, problem->code);
+        draft_word(to, ",\"message\":");
+        draft_json(to, problem->message);
+        draft_word(to, ",\"param\":null,\"sequence_number\":0}\n\n");
+        return;
+    }
+    draft_word(to, dialect == DIALECT_MESSAGES ? "event: error\ndata: " : "data: ");
+    write_error(to, dialect, problem);
+    draft_word(to, "\n\n");
+}

@@ -1,0 +1,35 @@
+/* gateway/errors.h - errors of our own, in the shape that the caller's library understands. */
+#ifndef GATEWAY_ERRORS_H
+#define GATEWAY_ERRORS_H
+
+#include "gateway/draft.h"
+
+#include "deputy.h"
+#include "http1/server.h"
+
+/* Whose words an endpoint speaks. */
+enum dialect { DIALECT_OPENAI, DIALECT_RESPONSES, DIALECT_MESSAGES };
+
+/* Why a request is not answered as it was meant. status 0: there is none. */
+struct problem {
+    int status;
+    const char *code;           /* static */
+    const char *header, *value; /* one more field for the reply, static; or NULL */
+    char message[512];
+};
+
+/* Fills it; always answers false, for `return problem_set(...)`. */
+bool problem_set(struct problem *problem, int status, const char *code, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* The one table for failures without a status of their own. local: it was a local provider's, not the primary's. */
+void problem_from_failure(struct problem *problem, const deputy_failure *failure, bool local);
+
+/* The reply, with these headers too. The exchange is gone. */
+void problem_reply(struct http1_exchange *exchange, enum dialect dialect, const struct problem *problem,
+                   const struct http1_header *headers, size_t n_headers);
+
+/* What ends a stream that cannot be finished: an event of its own, as the dialect spells it. */
+void problem_event(struct draft *to, enum dialect dialect, const struct problem *problem);
+
+#endif

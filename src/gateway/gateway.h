@@ -1,0 +1,52 @@
+/* gateway/gateway.h - the ready host: HTTP callers on one side, engines on the other.
+ *
+ * It knows nothing of files: what it serves and how an engine is made comes through gateway_host. One worker runs on
+ * the calling thread, the others on threads of their own, each with its loop, its engine and its http1 server. Metrics,
+ * the log, the page and the bounds on connections and runs are one for all of them. */
+#ifndef GATEWAY_GATEWAY_H
+#define GATEWAY_GATEWAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "deputy.h"
+
+struct uv_loop_s;
+
+struct gateway_list {
+    const char *const *items;
+    size_t n;
+};
+
+/* What a configuration says. Strings live until the host unloads it. */
+struct gateway_settings {
+    const char *listen; /* "HOST:PORT" or "unix:PATH" */
+    unsigned workers;   /* at least 1 */
+    struct gateway_list api_keys, allowed_hosts, allowed_origins;
+    size_t max_body_bytes;
+    unsigned max_connections, max_in_flight; /* for the whole process */
+    bool whole;                              /* streams are held until they are complete */
+    uint32_t drain_ms;
+    bool log_json; /* else logfmt */
+    deputy_log_level log_level;
+    const char *script; /* the policy's file, which is watched */
+};
+
+/* How the gateway gets at its configuration. An opaque `loaded` stands for one that was read. */
+struct gateway_host {
+    void *user;
+    /* Reads it again. NULL when it is not usable: problem (one line) says why. On the first worker's thread. */
+    void *(*load)(void *user, struct gateway_settings *settings, char *problem, size_t problem_size);
+    /* An engine on this loop, policy loaded, providers registered. On failure *engine may be set all the same and is
+     * the caller's to free. On any worker's thread; several at once. */
+    int (*make_engine)(void *loaded, struct uv_loop_s *loop, deputy_log_fn on_log, void *log_user,
+                       deputy_engine **engine, deputy_error *error);
+    void (*unload)(void *loaded); /* from the thread that used it last */
+};
+
+/* Serves until SIGTERM or SIGINT. loaded is taken over. 0, or 1 with one line on stderr about what is wrong. Signals
+ * are the caller's again afterwards. */
+int gateway_run(const struct gateway_host *host, void *loaded, const struct gateway_settings *settings);
+
+#endif

@@ -1,0 +1,12 @@
+/* gateway/routes.h - what is served: method and path, as they came. */
+#ifndef GATEWAY_ROUTES_H
+#define GATEWAY_ROUTES_H
+
+#include "gateway/errors.h"
+#include "http1/server.h"
+
+/* For http1_handler; user is the worker. */
+int routes_head(void *user, struct http1_exchange *exchange);
+void routes_request(void *user, struct http1_exchange *exchange);
+
+#endif
