@@ -169,8 +169,11 @@ void policy_charge(lua_State *L, uint64_t instructions)
         return;
     if (!p) {
         lua_Debug record = {.event = LUA_HOOKCOUNT};
+        int top = lua_gettop(L);
+        luaL_checkstack(L, LUA_MINSTACK, NULL);
         if (lua_gethookmask(L) & LUA_MASKCOUNT)
             lua_gethook(L)(L, &record);
+        lua_settop(L, top); /* debug.sethook's own hook leaves what it pushed to Lua */
         return;
     }
     spend(p, instructions);
