@@ -176,7 +176,8 @@ static void peer_free(struct peer *peer)
 
 typedef int (*resolve_fn)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
 
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **list)
+__attribute__((visibility("default"))) int getaddrinfo(const char *node, const char *service,
+                                                       const struct addrinfo *hints, struct addrinfo **list)
 {
     resolve_fn resolve;
     *(void **)&resolve = dlsym(RTLD_NEXT, "getaddrinfo");

@@ -27,6 +27,7 @@ enum { LOOPBACK_FDS = 4096, LOOPBACK_REQUEST = 4096, LOOPBACK_NUMBERS = 1 << 16 
 
 struct loopback_state {
     atomic_int probe_status, primary_status, local_status; /* what it answers; 0: nothing, the caller waits */
+    atomic_int padding;                                    /* bytes of blanks after each body, at most 64 KiB */
     atomic_ulong probes, allowed, primaries, locals;       /* what it has seen; allowed: probes answered with 2xx */
     atomic_ulong connections;
     atomic_uchar allowed_of[LOOPBACK_NUMBERS], locals_of[LOOPBACK_NUMBERS]; /* by the LLM's number */
@@ -64,7 +65,8 @@ static inline void loopback_answer(int fd, const char *request, struct loopback_
     static const char good[] = "{\"id\":\"1\",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":"
                                "{\"role\":\"assistant\",\"content\":\"hello\"},\"finish_reason\":\"stop\"}]}";
     static const char bad[] = "{\"error\":{\"message\":\"down\",\"type\":\"server_error\",\"code\":\"down\"}}";
-    char out[512];
+    static char out[512 + 65536];
+    size_t padding = (size_t)s->padding;
     bool probe = strncmp(request, "HEAD ", 5) == 0, local = strncmp(request, "POST /v1/", 9) == 0;
     int status = probe ? s->probe_status : local ? s->local_status : s->primary_status;
     atomic_fetch_add(probe ? &s->probes : local ? &s->locals : &s->primaries, 1);
@@ -77,12 +79,15 @@ static inline void loopback_answer(int fd, const char *request, struct loopback_
     if (status == 0)
         return;
     const char *body = probe || status == 204 ? "" : status == 200 ? good : bad;
+    if (!body[0])
+        padding = 0;
     int len = snprintf(out, sizeof(out), "HTTP/1.1 %d X\r\n", status);
     if (status != 204)
         len += snprintf(out + len, sizeof(out) - (size_t)len, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
-                        strlen(body));
+                        strlen(body) + padding);
     len += snprintf(out + len, sizeof(out) - (size_t)len, "\r\n%s", body);
-    (void)!write(fd, out, (size_t)len);
+    memset(out + len, ' ', padding);
+    (void)!write(fd, out, (size_t)len + padding);
 }
 
 /* False when the connection is over. */

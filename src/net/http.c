@@ -500,6 +500,7 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
         {CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2},
         {CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
         {CURLOPT_TCP_KEEPALIVE, 1},
+        {CURLOPT_BUFFERSIZE, LOOP_BUFFER_BYTES}, /* a thousand waiting transfers hold one each */
         {CURLOPT_UPLOAD_BUFFERSIZE, 16384},
         {CURLOPT_FRESH_CONNECT, request->fresh},
         {CURLOPT_FORBID_REUSE, request->fresh},
@@ -509,9 +510,6 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (curl_easy_setopt(easy, numbers[i].option, numbers[i].value) != CURLE_OK)
             return false;
-    /* A thousand waiting transfers hold one each. Refused by a handle that still has its buffer from an exchange that
-     * never connected: it is of this size then. */
-    (void)curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, 8192L);
     const struct {
         CURLoption option;
         const char *value;

@@ -49,6 +49,8 @@ bool loop_in_curl(const struct loop *loop);
 void loop_later(struct loop *loop, struct loop_exchange *exchange);
 void loop_later_drop(struct loop *loop, struct loop_exchange *exchange);
 
+#define LOOP_BUFFER_BYTES 8192L /* what a handle reads into at once */
+
 /* A libcurl handle with libcurl's own defaults, or NULL when out of memory. Given back, it is wiped and may be kept for
  * later: it remembers nothing of what was set. */
 CURL *loop_easy_take(struct loop *loop);
