@@ -1,5 +1,6 @@
 std = "lua54"
 max_line_length = 120
+exclude_files = { "spec/hostile" } -- unreachable code, endless loops, poisoned globals: on purpose
 
 files["spec/**/*_spec.lua"] = { std = "+busted" }
 files["spec/support/helper.lua"] = { std = "+busted" }

@@ -113,7 +113,7 @@ static bool may_grow(struct policy *p, bool is_string, size_t size, size_t more)
     if (size > BLOCK_MAX || (is_string && size > POLICY_STRING_MAX + 64)) {
         if (b)
             kill_script(p,
-                        "the script made a value that is too large (at most 64 KiB for a string, 4 MiB for a table)");
+                        "the script made too large a string (at most 64 KiB) or table (4 MiB), or called too deeply");
         return false;
     }
     if (more <= p->max_bytes && p->bytes <= p->max_bytes - more && (!b || (int64_t)more <= b->max_bytes - b->bytes)) {

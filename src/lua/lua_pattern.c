@@ -35,8 +35,7 @@ static void step(struct matcher *m, size_t n)
     m->steps = 0;
 }
 
-/* ---- one character ------------------------------------------------------------------------------------------------
- */
+/* ---- one character ---------------------------------------------------------------------------------------------- */
 
 static const char *item_end(struct matcher *m, const char *p)
 {
@@ -148,8 +147,7 @@ static bool fits(struct matcher *m, const char *s, const char *p, const char *en
     }
 }
 
-/* ---- matching: each function returns where the match ends, or NULL
- * --------------------------------------------------- */
+/* ---- matching: each function returns where the match ends, or NULL ---------------------------------------------- */
 
 static const char *match(struct matcher *m, const char *s, const char *p);
 
@@ -345,8 +343,7 @@ static const char *match_from(struct matcher *m, const char *s, const char *p)
     return match(m, s, p);
 }
 
-/* ---- what was captured
- * ------------------------------------------------------------------------------------------------ */
+/* ---- what was captured ------------------------------------------------------------------------------------------ */
 
 static void push_capture(struct matcher *m, int i, const char *s, const char *end)
 {
@@ -373,8 +370,7 @@ static int push_captures(struct matcher *m, const char *s, const char *end)
     return n;
 }
 
-/* ---- find, match
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- find, match ------------------------------------------------------------------------------------------------ */
 
 static void init_matcher(lua_State *L, struct matcher *m, int text, int pattern)
 {
@@ -460,8 +456,7 @@ static int string_match(lua_State *L)
     return search(L, false);
 }
 
-/* ---- gmatch
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- gmatch ----------------------------------------------------------------------------------------------------- */
 
 /* Upvalues: text, pattern, where to go on (from 0), where the last match ended (or -1). */
 static int next_match(lua_State *L)
@@ -497,8 +492,7 @@ static int string_gmatch(lua_State *L)
     return 1;
 }
 
-/* ---- gsub
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- gsub ------------------------------------------------------------------------------------------------------- */
 
 static void add_text(struct matcher *m, luaL_Buffer *b, const char *s, const char *end)
 {

@@ -37,9 +37,10 @@
 #include <string.h>
 
 enum {
-    RANGE_MAX = 1 << 18,   /* elements that a function of table touches at once */
-    META_RANGE_MAX = 200,  /* the same when each access may go through 2000 tables (MAXTAGLOOP) */
-    RESULTS_MAX = 16384,   /* of table.unpack */
+    RANGE_MAX = 1 << 18,  /* elements that a function of table touches at once */
+    META_RANGE_MAX = 200, /* the same when each access may go through 2000 tables (MAXTAGLOOP) */
+    RESULTS_MAX = 16384,  /* of table.unpack */
+    LOAD_PIECE = 256,
     LOAD_MAX = 32 << 10,   /* bytes of a chunk */
     FORMAT_MAX = 4096,     /* bytes of a format for string.format and pack */
     DATE_FORMAT_MAX = 200, /* the same for os.date */
@@ -70,8 +71,7 @@ static void remove_fields(lua_State *L, int library, const char *const *names)
     }
 }
 
-/* ---- base -----------------------------------------------------------------------------------------------------------
- */
+/* ---- base ------------------------------------------------------------------------------------------------------- */
 
 static void check_metamethods(lua_State *L, int mt)
 {
@@ -136,37 +136,47 @@ static int base_setmetatable(lua_State *L)
 }
 
 struct chunk {
-    size_t len;
-    bool done;
+    size_t len;     /* so far */
+    const char *at; /* the rest of the text at 5 */
+    size_t left;
+    bool last;
 };
 
-/* Stack of load: 1 the chunk, 5 keeps the piece that is being read. */
+/* Stack of load: 1 the chunk, 5 keeps the text that is being read. */
+static bool next_text(lua_State *L, struct chunk *c)
+{
+    if (c->last)
+        return false;
+    luaL_checkstack(L, 2, "too many nested functions");
+    lua_pushvalue(L, 1);
+    c->last = lua_isstring(L, 1) != 0;
+    if (!c->last)
+        lua_call(L, 0, 1);
+    if (!lua_isnil(L, -1) && !lua_isstring(L, -1))
+        luaL_error(L, "reader function must return a string");
+    lua_replace(L, 5);
+    if (lua_isnil(L, 5))
+        return false;
+    c->at = lua_tolstring(L, 5, &c->left);
+    c->len += c->left;
+    if (c->len > LOAD_MAX)
+        luaL_error(L, "load: expected at most %d bytes of text", LOAD_MAX);
+    return c->left > 0;
+}
+
+/* In small pieces, so that the clock is looked at while the compiler works. */
 static const char *read_chunk(lua_State *L, void *user, size_t *size)
 {
     struct chunk *c = user;
+    const char *piece = NULL;
     *size = 0;
-    if (c->done)
-        return NULL;
-    if (lua_isstring(L, 1)) {
-        lua_pushvalue(L, 1);
-        c->done = true;
-    } else {
-        luaL_checkstack(L, 2, "too many nested functions");
-        lua_pushvalue(L, 1);
-        lua_call(L, 0, 1);
-        if (lua_isnil(L, -1)) {
-            lua_pop(L, 1);
-            return NULL;
-        }
-        if (!lua_isstring(L, -1))
-            luaL_error(L, "reader function must return a string");
+    if (c->left > 0 || next_text(L, c)) {
+        piece = c->at;
+        *size = c->left < LOAD_PIECE ? c->left : LOAD_PIECE;
+        c->at += *size;
+        c->left -= *size;
+        policy_charge(L, 100 + *size * 4);
     }
-    lua_replace(L, 5);
-    const char *piece = lua_tolstring(L, 5, size);
-    c->len += *size;
-    if (c->len > LOAD_MAX)
-        luaL_error(L, "load: expected at most %d bytes of text", LOAD_MAX);
-    policy_charge(L, 100 + *size * 4);
     return piece;
 }
 
@@ -201,8 +211,7 @@ static void guard_base(lua_State *L, int env)
     lua_setfield(L, env, "load");
 }
 
-/* ---- string ---------------------------------------------------------------------------------------------------------
- */
+/* ---- string ----------------------------------------------------------------------------------------------------- */
 
 static int string_rep(lua_State *L)
 {
@@ -270,8 +279,7 @@ static void guard_string(lua_State *L, int library)
     lua_pop(L, 2);
 }
 
-/* ---- table ----------------------------------------------------------------------------------------------------------
- */
+/* ---- table ------------------------------------------------------------------------------------------------------ */
 
 /* n elements of the value at index are about to be touched from within C. */
 static void check_range(lua_State *L, int index, lua_Unsigned n)
@@ -398,8 +406,7 @@ static void guard_table(lua_State *L, int library)
     set_guard(L, library, "sort", table_sort);
 }
 
-/* ---- coroutine ------------------------------------------------------------------------------------------------------
- */
+/* ---- coroutine -------------------------------------------------------------------------------------------------- */
 
 /* Upvalue 1 of create, wrap and running: a table with weak keys, the coroutines that the script made itself. */
 static lua_State *new_coroutine(lua_State *L)
@@ -540,8 +547,7 @@ static void guard_coroutine(lua_State *L, int library)
     lua_setfield(L, library, "close");
 }
 
-/* ---- os -------------------------------------------------------------------------------------------------------------
- */
+/* ---- os --------------------------------------------------------------------------------------------------------- */
 
 static int os_date(lua_State *L)
 {
@@ -559,8 +565,7 @@ static void guard_os(lua_State *L, int library)
     set_guard(L, library, "date", os_date);
 }
 
-/* ---- all together
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- all together ----------------------------------------------------------------------------------------------- */
 
 static void open_base(lua_State *L, int env)
 {
@@ -599,8 +604,7 @@ void lua_sandbox_push(lua_State *L)
     }
 }
 
-/* ---- JSON -----------------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------------------------- */
 
 struct measure {
     uint64_t until_us;

@@ -1,0 +1,4 @@
+-- Looks for the main coroutine while it is loaded.
+local own = coroutine.running()
+assert(own == nil)
+coroutine.yield()

@@ -1,0 +1,19 @@
+-- A string that doubles.
+local M = {}
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  local s = "x"
+  while true do s = s .. s end
+  local provider = run:failover()
+  local answer = provider and run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+function M.should_failover() return true end
+
+function M.verdict() return "allowed" end
+
+return M

@@ -1,0 +1,18 @@
+-- gmatch whose pattern fails slowly.
+local M = {}
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  for _ in ("a"):rep(60000):gmatch(".-.-.-b") do end
+  local provider = run:failover()
+  local answer = provider and run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+function M.should_failover() return true end
+
+function M.verdict() return "allowed" end
+
+return M

@@ -1,0 +1,19 @@
+-- Branches inside branches.
+local M = {}
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  local function branch() return run:first{ branch, branch } end
+  run:first{ branch, branch }
+  local provider = run:failover()
+  local answer = provider and run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+function M.should_failover() return true end
+
+function M.verdict() return "allowed" end
+
+return M
