@@ -367,6 +367,11 @@ static void turn(struct host *h)
     assert_int_equal(deputy_pump(h->engine), DEPUTY_OK);
 }
 
+/* Turns until this is so; five seconds at most, however slow the machine is. */
+#define TURN_UNTIL(h, condition)                                                                                       \
+    for (time_t begun_at = time(NULL); !(condition) && time(NULL) - begun_at < 6;)                                     \
+    turn(h)
+
 static void turns(struct host *h, int n)
 {
     while (n-- > 0)
@@ -375,8 +380,7 @@ static void turns(struct host *h, int n)
 
 static void finish(struct host *h)
 {
-    for (int i = 0; i < 1000 && !h->seen.ends; i++)
-        turn(h);
+    TURN_UNTIL(h, h->seen.ends);
     assert_int_equal(h->seen.ends, 1);
     turns(h, 2);
     assert_int_equal(deputy_in_flight(h->engine), 0);
@@ -384,8 +388,7 @@ static void finish(struct host *h)
 
 static void until_asked(struct host *h, const struct actor *a, int n)
 {
-    for (int i = 0; i < 1000 && a->asked < n; i++)
-        turn(h);
+    TURN_UNTIL(h, a->asked >= n);
     assert_int_equal(a->asked, n);
 }
 
@@ -1062,8 +1065,7 @@ static void a_thousand_runs_at_once(void **state)
             deputy_reply_json(h->primary.kept[i], "{}", 2);
         }
     }
-    for (int i = 0; i < 1000 && deputy_in_flight(h->engine) > 0; i++)
-        turn(h);
+    TURN_UNTIL(h, deputy_in_flight(h->engine) == 0);
     for (int i = 0; i < N; i++) {
         assert_int_equal(all[i].ends, 1);
         assert_int_equal(all[i].outcome.result, i % 10 == 3 ? DEPUTY_RESULT_CANCELLED : DEPUTY_RESULT_OK);
@@ -1101,8 +1103,7 @@ static void one_bad_run_among_good_ones(void **state)
     until_asked(h, &h->primary, 8);
     for (int i = 0; i < 8; i++)
         deputy_reply_fail(h->primary.kept[i], NULL);
-    for (int i = 0; i < 1000 && deputy_in_flight(h->engine) > 0; i++)
-        turn(h);
+    TURN_UNTIL(h, deputy_in_flight(h->engine) == 0);
     for (int i = 0; i < 8; i++) {
         bool bad = all[i].run == 3 || all[i].run == 5 || all[i].run == 7;
         assert_int_equal(all[i].ends, 1);
@@ -1184,8 +1185,7 @@ static void from_inside_callbacks(void **state)
     h->seen.in_head = h->seen.in_bytes = try_everything;
     h->seen.in_end = start_another;
     start(h);
-    for (int i = 0; i < 100 && !started_inside.ends; i++)
-        turn(h);
+    TURN_UNTIL(h, started_inside.ends);
     assert_int_equal(h->seen.ends, 1);
     assert_int_equal(started_inside.ends, 1);
     assert_int_equal(started_inside.outcome.result, DEPUTY_RESULT_OK);
@@ -1549,8 +1549,7 @@ static void reloaded_while_it_runs(void **state)
     until_asked(h, &h->primary, 2);
     deputy_reply_fail(h->primary.kept[0], NULL);
     deputy_reply_fail(h->primary.kept[1], NULL);
-    for (int i = 0; i < 100 && !after.ends; i++)
-        turn(h);
+    TURN_UNTIL(h, after.ends);
     finish(h);
     assert_true(h->seen.outcome.failover);
     assert_false(after.outcome.failover);
@@ -1892,8 +1891,7 @@ static void a_blocking_provider_with_a_slow_reader(void **state)
 
 static void until_running(struct host *h, struct blocker *b)
 {
-    for (int i = 0; i < 1000 && !atomic_load(&b->running); i++)
-        turn(h);
+    TURN_UNTIL(h, atomic_load(&b->running));
     assert_int_equal(atomic_load(&b->running), 1);
 }
 
@@ -1945,8 +1943,7 @@ static void cancelled_while_it_waits_for_a_thread(void **state)
     start_blocking(h, &b, AT_ONCE, false);
     turns(h, 3);
     deputy_cancel(h->engine, h->seen.run);
-    for (int i = 0; i < 100 && !h->seen.ends; i++)
-        turn(h);
+    TURN_UNTIL(h, h->seen.ends);
     assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CANCELLED);
     assert_int_equal(atomic_load(&b.asked), 0);
     deputy_engine_free(h->engine);
