@@ -1,5 +1,6 @@
 -- lua/deputy/meta.lua against what is really there, in both directions.
 local deputy = require "deputy"
+local peers = require "spec.support.peers"
 local tmp = require "spec.support.tmp"
 
 local text = tmp.read("lua/deputy/meta.lua")
@@ -11,14 +12,14 @@ local function documented(part)
   local tables = {}
   for line in part:gmatch("[^\n]+") do
     local name = line:match("^%-%-%-@class ([%w_.]+)")
-    local field = line:match("^%-%-%-@field ([%w_]+)")
+    local field, annotation = line:match("^%-%-%-@field ([%w_]+)%??%s+(.+)$")
     local variable = line:match("^local (%w+) = {}$")
     local owner, method = line:match("^function (%w+)[.:]([%w_]+)%(")
     if name then
       class = classes[name] or {}
       classes[name] = class
     elseif field then
-      class[field] = true
+      class[field] = annotation
     elseif variable then
       tables[variable] = class
     elseif owner then
@@ -99,7 +100,7 @@ describe("meta.lua", function()
 
   it("names what is in a result, a reply, a failure and a trace, and nothing else", function()
     local function within(value, class, hidden)
-      for field in pairs(value) do assert.is_true(classes[class][field], class .. "." .. field) end
+      for field in pairs(value) do assert.is_not_nil(classes[class][field], class .. "." .. field) end
       for _, field in ipairs(hidden or {}) do assert.is_not_nil(value[field]) end
     end
     local echo = deputy.echo("echo")
@@ -114,43 +115,177 @@ describe("meta.lua", function()
     within(reply, "deputy.Reply")
     for _, field in ipairs{ "status", "kind", "code", "message" } do assert.is_not_nil(failure[field], field) end
   end)
+end)
 
-  it("names what a policy finds", function()
-    local run, tables = documented(policy)
-    local lines = {}
-    local function check(what, members, given)
-      for _, member in ipairs(names(members)) do
-        -- absent in this very case, so only that it can be asked for
-        if not (given and given[member]) then
-          lines[#lines + 1] = ("if %s.%s == nil then log('error', %q) end"):format(what, member, what .. "." .. member)
-        end
+-- A policy tells through its log what it finds: so this is the state that scripts really get.
+describe("meta.lua, for policies,", function()
+  local classes = documented(policy)
+  local globals = {}
+  for name in policy:gmatch("\n(%a+) = {}\n") do globals[name] = true end
+  for name in policy:gmatch("\nfunction (%a+)%(") do globals[name] = true end
+
+  after_each(peers.stop_all)
+
+  -- The lists of what is left of Lua itself: "--   table       concat insert ...", each going on in the lines after it.
+  local function standard()
+    local libraries, current = {}, nil
+    for line in policy:match("(.-)\n%-%-%-%-"):gmatch("[^\n]+") do
+      local library, words = line:match("^%-%-   (%a[%w_]*)  +(.+)$")
+      if not library then library, words = line:match("^%-%-   (_G)  +(.+)$") end
+      if library then
+        current = {}
+        libraries[library] = current
+      else
+        words = line:match("^%-%-               +(.+)$")
+      end
+      if current and words then
+        for word in words:gmatch("%S+") do current[word] = true end
       end
     end
-    check("run", run["deputy.Run"])
-    check("JSON", tables.JSON)
-    lines[#lines + 1] = "local _, failure = run:primary()"
-    check("failure", run["deputy.PolicyFailure"])
-    lines[#lines + 1] = "local probe = run:probe()"
-    check("probe", run["deputy.ProbeAnswer"], { content_type = true })
-    lines[#lines + 1] = "local candidate = run:failover()"
-    check("candidate", run["deputy.Candidate"])
-    lines[#lines + 1] = "local reply = run:complete(candidate)"
-    check("reply", run["deputy.PolicyReply"])
-    lines[#lines + 1] = "log('info', type(settings) .. type(JSON.null))"
-    lines[#lines + 1] = "return reply"
-    local path = tmp.write(nil, "policy.lua", "return { route = function(run) " .. table.concat(lines, "\n") .. " end,"
-      .. "should_failover = function() end, verdict = function() end }")
-    local logged = {}
-    local watched = deputy.router(registry, {
-      policy = path, bearer_token = "tok", probe = function() return 200 end,
-      on_log = function(level, line) logged[#logged + 1] = level .. " " .. line end,
+    return libraries
+  end
+
+  it("names every global, and nothing else", function()
+    local known = standard()
+    for name in pairs(globals) do known._G[name] = true end
+    known.JSON = { encode = true, decode = true, null = true }
+    local script = tmp.write(nil, "globals.lua", [[
+      for name, value in pairs(_G) do
+        if type(value) == "table" and name ~= "settings" then
+          local members = {}
+          for member in pairs(value) do members[#members + 1] = member end
+          table.sort(members)
+          log("info", name .. " " .. table.concat(members, " "))
+        end
+      end
+      return { route = function(run) return run:primary() end, should_failover = function() return false end,
+        verdict = function() return "unreachable" end }]])
+    local found = {}
+    deputy.router(deputy.registry(), { policy = script, on_log = function(_, line)
+      local library, members = line:match("^policy: (%S+) (.*)$")
+      found[library] = members
+    end })
+    local expected = {}
+    for library, members in pairs(known) do expected[library] = table.concat(names(members), " ") end
+    assert.same(expected, found)
+  end)
+
+  it("names only modules that a policy can require, and all that are for policies", function()
+    local line = policy:match("\n%-%-%- (A module that travels[^\n]*)")
+    local modules = {}
+    for name in line:gmatch("deputy%.%a+") do modules[#modules + 1] = name end
+    assert.same({ "deputy.retry", "deputy.breaker", "deputy.settings" }, modules)
+    local lines = {}
+    for _, name in ipairs(modules) do lines[#lines + 1] = ("assert(type(require %q) == 'table')"):format(name) end
+    assert.is_truthy(deputy.router(deputy.registry(), { policy = tmp.write(nil, "modules.lua",
+      table.concat(lines, "\n") .. "\n" .. tmp.read("lua/router.lua")) }))
+  end)
+
+  -- What the type of a ---@field is to Lua.
+  local function lua_type(annotation)
+    if annotation:match("^fun") then return "function" end
+    if annotation:match("^integer") or annotation:match("^number") then return "number" end
+    if annotation:match("^boolean") then return "boolean" end
+    return "string"
+  end
+
+  local CLASSES = {
+    run = "deputy.Run", failure = "deputy.PolicyFailure", probe = "deputy.ProbeAnswer",
+    candidate = "deputy.Candidate", reply = "deputy.PolicyReply",
+  }
+
+  -- Loaded with verify on: so the simulated world has the same fields.
+  local POLICY = [[
+    local NAMES = %s
+    local M = {}
+    local function report(what, object)
+      for _, name in ipairs(NAMES[what]) do
+        local value = object[name]
+        local kind = math.type(value) == "float" and "number" or type(value)
+        log("info", what .. "." .. name .. " " .. kind)
+      end
+    end
+    function M.should_failover(failure) return failure.kind == "status" and failure.status == 429 end
+    function M.verdict(probe)
+      if probe.kind ~= "ok" or probe.content_type == "text/html" then return "unreachable" end
+      if probe.status == 401 or probe.status == 403 then return "forbidden" end
+      return probe.status >= 200 and probe.status <= 299 and "allowed" or "unreachable"
+    end
+    function M.route(run)
+      report("run", run)
+      local reply, failure = run:primary{ timeout_ms = 5000 }
+      if reply then return reply end
+      report("failure", failure)
+      if not M.should_failover(failure) then return nil, failure end
+      local candidate = run:failover()
+      if not candidate then return nil, failure end
+      report("candidate", candidate)
+      local probe = run:probe{ timeout_ms = 5000 }
+      report("probe", probe)
+      if M.verdict(probe) ~= "allowed" then return nil, failure end
+      local answer = run:complete(candidate, { timeout_ms = 5000 })
+      if not answer then return nil, failure end
+      report("reply", answer)
+      return answer
+    end
+    return M]]
+
+  it("names what a run, a failure, a probe, a candidate and a reply have, of that type, and nothing else", function()
+    local parts, expected = {}, {}
+    for what, class in pairs(CLASSES) do
+      local quoted = {}
+      for i, name in ipairs(names(classes[class])) do
+        quoted[i] = ("%q"):format(name)
+        local annotation = classes[class][name]
+        expected[what .. "." .. name] = annotation == true and "function" or lua_type(annotation)
+      end
+      parts[#parts + 1] = what .. " = { " .. table.concat(quoted, ", ") .. " }"
+    end
+    local script = tmp.write(nil, "fields.lua", POLICY:format("{ " .. table.concat(parts, ", ") .. " }"))
+
+    local central = peers.central{
+      llms = { claude = {} }, tokens = { tok = { view = { "claude" }, run = { "claude" } } },
+      inference = { status = 429, headers = { ["Retry-After"] = "7", ["Content-Type"] = "application/json" },
+        body = '{"error":{"message":"slow down","code":"rate_limit_exceeded"}}' },
+      probe = { status = 200, headers = { ["Content-Type"] = "application/json; charset=utf-8" } },
+    }
+    local model = peers.openai{ models = { "qwen3" } }
+    local registry, found = deputy.registry(), {}
+    registry:register(deputy.openai{ name = "one", url = model.url .. "/v1", model = "qwen3" })
+    registry:register_failover("claude", "one")
+    local router = deputy.router(registry, {
+      central_url = central.url, bearer_token = "tok", policy = script,
+      on_log = function(_, line)
+        local name, kind = line:match("^policy: (%S+) (%S+)$")
+        if name then found[name] = kind end
+      end,
     })
-    registry:register{ name = "lua", complete = function() return "{}" end }
-    registry:register_failover("meta", "lua")
-    local ok, failure = watched:complete{ llm = "meta", body = "{}" }
-    -- a central that is not there has neither a status nor a Retry-After
-    assert.same({ "error policy: failure.retry_after", "error policy: failure.status", "info policy: tableuserdata" },
-      logged)
-    assert.is_truthy(ok, failure)
+    local reply, failure = router:complete{ llm = "claude", body = '{"model":"claude","messages":[]}' }
+    assert.equal("one", reply and reply.via, tostring(failure))
+    assert.same(expected, found)
+
+    -- A script cannot list the members of these objects: what C answers to is found in its source.
+    for what, class in pairs(CLASSES) do
+      local source, members = tmp.read("src/lua/lua_" .. what .. ".c"), {}
+      for name in source:gmatch('strcmp%(name, "([%w_]+)"%)') do members[name] = true end
+      for name in (source:match("luaL_Reg methods%[%] = {(.-)};") or ""):gmatch('{"([%w_]+)",') do
+        members[name] = true
+      end
+      assert.same(names(members), names(classes[class]), what)
+    end
+  end)
+
+  it("names what the functions of a run take", function()
+    local taken, options = {}, {}
+    for name in tmp.read("src/lua/lua_run.c"):gmatch('lua_getfield%(L, [%w-]+, "([%w_]+)"%)') do taken[name] = true end
+    for _, class in ipairs{ "deputy.LegOptions", "deputy.ProbeOptions" } do
+      for name in pairs(classes[class]) do options[name] = true end
+    end
+    assert.same(names(taken), names(options))
+  end)
+
+  it("names what a script's table may hold", function()
+    assert.same({ "cache_allow_ms", "route", "settings", "should_failover", "verdict" },
+      names(classes["deputy.Policy"]))
   end)
 end)

@@ -235,9 +235,30 @@ function Provider:is_available() end
 
 ---------------------------------------------------------------------------------------------------------------------
 -- Part 2: policies
+--
+-- A policy is a chunk of text that returns a table, deputy.Policy. It has what is described here, and of Lua itself
+-- only this:
+--
+--   _G          _G _VERSION assert error getmetatable ipairs load next pairs pcall rawequal rawget rawlen rawset select
+--               setmetatable tonumber tostring type xpcall string table math utf8 coroutine os
+--   string      byte char find format gmatch gsub len lower match pack packsize rep reverse sub unpack upper
+--   table       concat insert move pack remove sort unpack
+--   math        abs acos asin atan atan2 ceil cos cosh deg exp floor fmod frexp huge ldexp log log10 max maxinteger min
+--               mininteger modf pi pow rad random randomseed sin sinh sqrt tan tanh tointeger type ult
+--   utf8        char charpattern codepoint codes len offset
+--   coroutine   close create isyieldable resume running status wrap yield
+--   os          clock date difftime time
 ---------------------------------------------------------------------------------------------------------------------
 
---- policy.settings of the configuration.
+--- What the script returns. It stays in memory until the next reload, and so does whatever its functions hold.
+---@class deputy.Policy
+---@field route fun(run: deputy.Run): deputy.PolicyReply?, deputy.PolicyFailure? one request: a reply of it, or nil
+---@field should_failover fun(failure: deputy.PolicyFailure): boolean may somebody else answer after this failure?
+---@field verdict fun(probe: deputy.ProbeAnswer): deputy.Verdict what a probe means; the gate may still be stricter
+---@field settings? table<string, table> what may stand in policy.settings, as deputy.settings takes it: `deputy check`
+---@field cache_allow_ms? integer with "gate": "policy": the longest time for which the script keeps an allowed answer
+
+--- policy.settings of the configuration, as they stand; {} when there are none.
 ---@type table
 settings = {}
 
@@ -251,55 +272,115 @@ function JSON.encode(value) end
 ---@return any
 function JSON.decode(text) end
 
+--- What null is in a decoded value, and becomes null in an encoded one.
 ---@type lightuserdata
 JSON.null = nil
 
+--- Goes to the host's log. At most 400 bytes.
 ---@param level "error"|"warn"|"info"|"debug"
 ---@param text string
 function log(level, text) end
 
---- One request on its way. What waits lets other runs go on meanwhile.
+--- log("info", tostring(value))
+---@param value any
+function print(value) end -- luacheck: ignore 121
+
+--- A clock that only goes forward, in seconds; os.clock is the time computed. Their difference counts, not their value.
+---@return number
+function now() end
+
+--- The time of day: whole seconds since 1970, UTC. os.time and os.date read the same clock.
+---@return integer
+function time() end
+
+--- From 0 up to but not 1. math.random and this one are seeded by the engine, differently in each state.
+---@return number
+function random() end
+
+--- Adds to a counter, which shows up in the host's metrics (deputy_list_counters) and outlives reloads. Raises when
+--- there is no room for another one (64).
+---@param name string 1 to 64 of a-z, 0-9 and _
+---@param n? number 0 or more; absent: 1
+function count(name, n) end
+
+--- A module that travels inside the library: deputy.retry, deputy.breaker, deputy.settings. Files are never read.
+---@param name string
+---@return any
+function require(name) end -- luacheck: ignore 121
+
+--- One request on its way. Of its functions those that say so wait: other runs go on meanwhile, and this one comes back
+--- with the answer, or never when its deadline passes or its caller leaves. Only the run's own coroutine may wait.
 ---@class deputy.Run
----@field llm string
----@field endpoint string
+---@field llm string what the caller asks for
+---@field endpoint string what follows /v1/, as "chat/completions"
 ---@field stream boolean
----@field id integer
----@field attempt integer how often the primary was called
+---@field id integer never used twice in the life of an engine
+---@field caller? string an opaque word for the caller's token, the same for the same token; nil without a token
+---@field deadline number when the run ends, in seconds on now()'s clock
+---@field attempt integer how often the primary was called so far
+---@field gate "probe"|"policy" what the host has chosen
 local Run = {}
 
---- Calls the primary.
+---@class deputy.LegOptions
+---@field timeout_ms? integer ends this call earlier than the host's own timeouts would
+
+---@class deputy.ProbeOptions: deputy.LegOptions
+---@field llm? string ask about another LLM; no permit comes of that
+
+--- Calls the primary. Waits.
+---@param options? deputy.LegOptions
 ---@return deputy.PolicyReply?
 ---@return deputy.PolicyFailure?
-function Run:primary() end
+function Run:primary(options) end
 
 --- The first provider that may stand in.
 ---@return deputy.Candidate?
 function Run:failover() end
 
---- All of them, in order.
+--- All of them, in order; none: an empty array.
 ---@return deputy.Candidate[]
 function Run:candidates() end
 
---- Asks the central whether this caller may view this LLM now. Never raises.
+--- Asks the central whether this caller may view this LLM now. Never raises. A clean 2xx leaves a permit for one call
+--- of one local provider. Waits.
+---@param options? deputy.ProbeOptions
 ---@return deputy.ProbeAnswer
-function Run:probe() end
+function Run:probe(options) end
 
---- Hands the run to a local provider, if the gate lets it.
+--- Hands the run to a local provider, if the gate lets it: else the failure's kind is "refused", its code "gate".
+--- Waits.
 ---@param provider deputy.Candidate|string
+---@param options? deputy.LegOptions
 ---@return deputy.PolicyReply?
 ---@return deputy.PolicyFailure?
-function Run:complete(provider) end
+function Run:complete(provider, options) end
 
+--- Waits.
+---@param ms number 0 to a day
+---@return true
+function Run:sleep(ms) end
+
+--- Runs each function with this run, all at once, and takes the first result that is good (its first value is neither
+--- nil nor false); the others are cancelled. None is good: nil, and the failure of a branch that asked the primary,
+--- else of the last one. Waits.
+---@param branches (fun(run: deputy.Run): any, deputy.PolicyFailure?)[]
+---@return any
+---@return deputy.PolicyFailure?
+function Run:first(branches) end
+
+--- log, with the run's number before it.
 ---@param level "error"|"warn"|"info"|"debug"
 ---@param text string
 function Run:log(level, text) end
 
+--- A reply that is whole, or a stream that has begun. Its bytes do not pass through Lua.
 ---@class deputy.PolicyReply
 ---@field status? integer
 ---@field content_type? string
 ---@field stream boolean
 ---@field size integer bytes held so far
 
+--- Why a call did not succeed. tostring() makes a sentence of it.
 ---@class deputy.PolicyFailure
 ---@field kind deputy.FailureKind
 ---@field status? integer
@@ -308,11 +389,12 @@ function Run:log(level, text) end
 ---@field retry_after? number seconds
 
 ---@class deputy.ProbeAnswer
----@field kind deputy.ProbeKind
+---@field kind deputy.ProbeKind "ok": a well-formed HTTP reply came, whatever its status
 ---@field status? integer
----@field content_type? string
----@field us integer
+---@field content_type? string in lower case, without parameters
+---@field us integer how long it took, in microseconds
 
+--- A local provider that may stand in for the run's LLM.
 ---@class deputy.Candidate
 ---@field name string
 
