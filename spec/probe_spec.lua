@@ -430,8 +430,9 @@ describe("the environment", function()
     if not can_bind or not can_mount then return pending("needs root") end
     local conf = tmp.write(nil, "resolv.conf", "nameserver 127.0.0.99\noptions timeout:5 attempts:1\n")
     local path = tmp.write(nil, "probe.lua", (SCRIPT:gsub("probe_ms = 2000", "probe_ms = 100")))
-    local r = shell.run{ "unshare", "-m", "sh", "-c",
-      'mount --bind "$1" /etc/resolv.conf && exec lua5.4 "$2" http://central.example "$3"', "sh", conf, path, TOKEN,
+    local command = [[mount --bind "$1" /etc/resolv.conf &&
+      LD_PRELOAD="$LUA_PRELOAD" exec lua5.4 "$2" http://central.example "$3"]]
+    local r = shell.run{ "unshare", "-m", "sh", "-c", command, "sh", conf, path, TOKEN,
       env = { LUA_CPATH = package.cpath } }
     silent:close()
     assert.equal("unreachable\n", r.stdout)
@@ -467,7 +468,8 @@ describe("all 1,000 status numbers", function()
       local registry = deputy.registry()
       registry:register{ name = "mine", complete = function() return "local" end }
       local router <close> = deputy.router(registry, {
-        central_url = central.url, bearer_token = TOKEN, policy = "spec/support/policies/ignores_verdict.lua", verify = "off",
+        central_url = central.url, bearer_token = TOKEN,
+        policy = "spec/support/policies/ignores_verdict.lua", verify = "off",
         timeouts = { probe_ms = 3000 }, limits = { max_header_bytes = 2048 },
       })
       local calls = 0
@@ -493,7 +495,8 @@ describe("all 1,000 status numbers", function()
       return { "HTTP/1.1 " .. request.path:match("/s(%d%d%d)$") .. " X\r\nContent-Length: 0\r\n\r\n", { close = true } }
     end]] }
     local router <close> = deputy.router(deputy.registry(), {
-      central_url = central.url, bearer_token = TOKEN, policy = "lua/router.lua", verify = "off", timeouts = { probe_ms = 3000 } })
+      central_url = central.url, bearer_token = TOKEN, policy = "lua/router.lua", verify = "off",
+      timeouts = { probe_ms = 3000 } })
     for status = 0, 999 do
       local verdict = router:check_auth(("s%03d"):format(status))
       if verdict ~= expected[status] then error(("status %d: %s"):format(status, verdict)) end
