@@ -381,7 +381,7 @@ static int listen_tcp(struct http1_server *server, const char *address, bool reu
     const char *port;
     int code;
 
-    if (!split(address, host, sizeof(host), &port) || strlen(port) > 5 || atoi(port) > 65535) {
+    if (!split(address, host, sizeof(host), &port) || strlen(port) > 5 || strtoul(port, NULL, 10) > 65535) {
         return fail(words, UV_EINVAL,
                     "cannot listen on %s: expected host:port, [v6]:port or unix:/path with a port up to 65535",
                     address);

@@ -78,18 +78,6 @@ bool parser_keeps_alive(const struct parser *parser)
     return llhttp_should_keep_alive(&parser->state);
 }
 
-#define XX(number, name, text)                                                                                         \
-    case number:                                                                                                       \
-        return #text;
-const char *parser_reason(int status)
-{
-    switch (status) {
-        HTTP_STATUS_MAP(XX)
-    default:
-        return "Unknown";
-    }
-}
-
 #else
 
 static int on_complete(parser_state *state)
@@ -148,18 +136,6 @@ const char *parser_method(const struct parser *parser)
 bool parser_keeps_alive(const struct parser *parser)
 {
     return http_should_keep_alive(&parser->state);
-}
-
-#define XX(number, name, text)                                                                                         \
-    case number:                                                                                                       \
-        return #text;
-const char *parser_reason(int status)
-{
-    switch (status) {
-        HTTP_STATUS_MAP(XX)
-    default:
-        return "Unknown";
-    }
 }
 
 #endif

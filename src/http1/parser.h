@@ -42,7 +42,4 @@ bool parser_is_1_0(const struct parser *parser);
 bool parser_is_chunked(const struct parser *parser);
 bool parser_keeps_alive(const struct parser *parser); /* RFC 9112 section 9.3 */
 
-/* "Not Found"; "Unknown" for a number without a name. */
-const char *parser_reason(int status);
-
 #endif

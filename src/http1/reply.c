@@ -8,7 +8,7 @@
 
 #include "http1/connection.h"
 
-enum { OUT_FIRST = 1024, HEAD_ON_STACK = 2048, FIXED_BYTES = 256 };
+enum { OUT_FIRST = 1024, HEAD_ON_STACK = 2048, FIXED_BYTES = 256, WAITING_BYTES = 16384 };
 
 /* ---- the queue ----------------------------------------------------------------------------------------------------
  */
@@ -168,6 +168,16 @@ void out_send(struct connection *c, struct iovec *pieces, int n)
     }
 }
 
+/* A head waits for the body's first bytes; when these are few, they wait for the end, which often follows at once. */
+static void send_or_wait(struct connection *c, struct iovec *pieces, int n, size_t len)
+{
+    if (c->out_len > 0 && c->out_len + len <= WAITING_BYTES && !c->broken) {
+        out_copy(c, pieces, n);
+    } else {
+        out_send(c, pieces, n);
+    }
+}
+
 void out_flush(struct connection *c)
 {
     if (c->out_len > 0 && !c->broken) {
@@ -178,9 +188,76 @@ void out_flush(struct connection *c)
 /* ---- heads ----------------------------------------------------------------------------------------------------------
  */
 
+/* RFC 9110 section 15 and the registry; the parsers disagree about these words. */
+static const char *reason_of(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {
+        {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {203, "Non-Authoritative Information"},
+        {204, "No Content"},
+        {205, "Reset Content"},
+        {206, "Partial Content"},
+        {300, "Multiple Choices"},
+        {301, "Moved Permanently"},
+        {302, "Found"},
+        {303, "See Other"},
+        {304, "Not Modified"},
+        {307, "Temporary Redirect"},
+        {308, "Permanent Redirect"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {402, "Payment Required"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {406, "Not Acceptable"},
+        {407, "Proxy Authentication Required"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {410, "Gone"},
+        {411, "Length Required"},
+        {412, "Precondition Failed"},
+        {413, "Content Too Large"},
+        {414, "URI Too Long"},
+        {415, "Unsupported Media Type"},
+        {416, "Range Not Satisfiable"},
+        {417, "Expectation Failed"},
+        {421, "Misdirected Request"},
+        {422, "Unprocessable Content"},
+        {425, "Too Early"},
+        {426, "Upgrade Required"},
+        {428, "Precondition Required"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {451, "Unavailable For Legal Reasons"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+        {505, "HTTP Version Not Supported"},
+        {507, "Insufficient Storage"},
+        {529, "Overloaded"},
+    };
+
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {
+        if (reasons[i].status == status) {
+            return reasons[i].reason;
+        }
+    }
+    return "Unknown";
+}
+
 static const char *date_now(struct http1_server *server)
 {
-    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    static const char days[][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     struct timespec now;
     struct tm tm;
 
@@ -189,8 +266,8 @@ static const char *date_now(struct http1_server *server)
         server->date_of = now.tv_sec;
         gmtime_r(&now.tv_sec, &tm);
         /* not strftime: the host may have set a locale; the remainders are for the compiler */
-        snprintf(server->date, sizeof(server->date), "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days + 3 * tm.tm_wday,
-                 (unsigned)tm.tm_mday % 100, months + 3 * tm.tm_mon, (unsigned)(tm.tm_year + 1900) % 10000,
+        snprintf(server->date, sizeof(server->date), "%s, %02u %s %04u %02u:%02u:%02u GMT", days[tm.tm_wday],
+                 (unsigned)tm.tm_mday % 100, months[tm.tm_mon], (unsigned)(tm.tm_year + 1900) % 10000,
                  (unsigned)tm.tm_hour % 100, (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100);
     }
     return server->date;
@@ -216,14 +293,6 @@ static bool is_sent(const struct http1_header *header)
 {
     return header->name && header->value && !is_ours(header->name) && is_token(header->name) &&
            is_field_value(header->value);
-}
-
-static char *put(char *to, const char *text)
-{
-    size_t len = strlen(text);
-
-    memcpy(to, text, len);
-    return to + len;
 }
 
 static void decide_framing(struct http1_exchange *e, int status, const struct http1_header *headers, size_t n,
@@ -264,24 +333,23 @@ static size_t write_head(const struct http1_exchange *e, int status, const struc
     bool framed = status != 204 && status != 304;
     char *p = into;
 
-    p += snprintf(p, FIXED_BYTES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, parser_reason(status),
-                  date_now(e->c->server));
+    p += snprintf(p, FIXED_BYTES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason_of(status), date_now(e->c->server));
     for (size_t i = 0; i < n; i++) {
         if (is_sent(&headers[i])) {
-            p = put(put(put(put(p, headers[i].name), ": "), headers[i].value), "\r\n");
+            p = stpcpy(stpcpy(stpcpy(stpcpy(p, headers[i].name), ": "), headers[i].value), "\r\n");
         }
     }
     if (framed && length >= 0) {
         p += snprintf(p, FIXED_BYTES, "Content-Length: %" PRId64 "\r\n", length);
     } else if (framed && e->reply_chunked) {
-        p = put(p, "Transfer-Encoding: chunked\r\n");
+        p = stpcpy(p, "Transfer-Encoding: chunked\r\n");
     }
     if (!e->keep_alive) {
-        p = put(p, "Connection: close\r\n");
+        p = stpcpy(p, "Connection: close\r\n");
     } else if (e->http_1_0) {
-        p = put(p, "Connection: keep-alive\r\n");
+        p = stpcpy(p, "Connection: keep-alive\r\n");
     }
-    p = put(p, "\r\n");
+    p = stpcpy(p, "\r\n");
     return (size_t)(p - into);
 }
 
@@ -324,11 +392,11 @@ static void send_body(struct http1_exchange *e, const void *bytes, size_t len)
     /* writev does not write to it */
     memcpy(&pieces[1].iov_base, &bytes, sizeof(bytes));
     if (!e->reply_chunked) {
-        out_send(e->c, pieces + 1, 1);
+        send_or_wait(e->c, pieces + 1, 1, len);
         return;
     }
     pieces[0].iov_len = (size_t)snprintf(size, sizeof(size), "%zx\r\n", len);
-    out_send(e->c, pieces, 3);
+    send_or_wait(e->c, pieces, 3, len);
 }
 
 bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len)
@@ -436,7 +504,7 @@ static size_t own_text(struct http1_server *server, int status, const char *code
     int total = snprintf(into, REFUSAL_SIZE,
                          "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
                          "Connection: close\r\n\r\n%s",
-                         status, parser_reason(status), date_now(server), len, with_body ? body : "");
+                         status, reason_of(status), date_now(server), len, with_body ? body : "");
 
     return (size_t)total;
 }
@@ -444,7 +512,7 @@ static size_t own_text(struct http1_server *server, int status, const char *code
 size_t status_text(struct http1_server *server, int status, bool with_body, char into[REFUSAL_SIZE])
 {
     status = status < 400 || status > 599 ? 500 : status;
-    return own_text(server, status, "refused", parser_reason(status), with_body, into);
+    return own_text(server, status, "refused", reason_of(status), with_body, into);
 }
 
 size_t refusal_text(struct http1_server *server, enum refusal refusal, bool with_body, char into[REFUSAL_SIZE])

@@ -128,8 +128,11 @@ static int on_value(void *user, const char *at, size_t len)
     while (len > 0 && is_space(at[len - 1])) {
         len--;
     }
-    e->headers[e->n_headers - 1].value = at;
-    end_piece(e, own(e, at + len));
+    if (len > 0) {
+        e->headers[e->n_headers - 1].value = at;
+    }
+    /* of an empty value the parser only knows that it is past it: `at` may stand in the next line */
+    end_piece(e, len > 0 ? own(e, at + len) : NULL);
     e->refusal = take_value(e, at, len);
     return e->refusal == REFUSAL_NONE ? 0 : -1;
 }

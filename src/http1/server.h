@@ -42,8 +42,10 @@ struct http1_handler {
     void *user;
     /* A whole request. The exchange is the handler's until it ends it or on_gone comes. */
     void (*on_request)(void *user, struct http1_exchange *exchange);
-    /* The caller has left (a half-close counts) before the reply was complete, or the server is closed: nothing more
-     * can be written. The exchange is gone when this returns. Never from inside the functions of the reply. */
+    /* The caller has left before the reply was complete, or the server is closed: nothing more can be written. The
+     * exchange is gone when this returns. Never from inside the functions of the reply. A half-close counts; it is not
+     * seen behind more pipelined bytes than the socket's receive buffer holds, for these are not read before their
+     * turn. */
     void (*on_gone)(void *user, struct http1_exchange *exchange);
     /* http1_write answered false before; now there is room. */
     void (*on_room)(void *user, struct http1_exchange *exchange);
@@ -88,11 +90,11 @@ const char *http1_target(const struct http1_exchange *exchange); /* as it came: 
 const struct http1_header *http1_headers(const struct http1_exchange *exchange, size_t *n);
 const char *http1_header(const struct http1_exchange *exchange, const char *name); /* the first, or NULL */
 const void *http1_body(const struct http1_exchange *exchange, size_t *len);        /* contiguous */
-/* Hands the body over, for a handler that needs it after on_gone: the caller's to free, at the same place as before; NULL
- * when there is none. http1_body is empty from then on. */
+/* Hands the body over, for a handler that needs it after on_gone: the caller's to free, at the same place as before;
+ * NULL when there is none. http1_body is empty from then on. */
 void *http1_take_body(struct http1_exchange *exchange, size_t *len);
-const char *http1_peer(const struct http1_exchange *exchange);                     /* "127.0.0.1:53122" or "unix" */
-bool http1_is_local(const struct http1_exchange *exchange);                        /* loopback or Unix socket */
+const char *http1_peer(const struct http1_exchange *exchange); /* "127.0.0.1:53122" or "unix" */
+bool http1_is_local(const struct http1_exchange *exchange);    /* loopback or Unix socket */
 void http1_set_data(struct http1_exchange *exchange, void *data);
 void *http1_data(const struct http1_exchange *exchange);
 
