@@ -84,8 +84,8 @@ end
 
 local function ask_primary(run)
   local reply, failure = run:primary()
-  while failure do
-    local ms = retry.wait_ms(failure, run, retries)
+  for _ = 1, retries do
+    local ms = failure and retry.wait_ms(failure, run, retries)
     if not ms then break end
     run:sleep(ms)
     reply, failure = run:primary()
@@ -95,7 +95,7 @@ end
 
 --- One request on its way: a reply, or nil and the primary's failure.
 function M.route(run)
-  local llm = run.llm
+  local llm = breaker and run.llm
   local stand_in_first = breaker and breaker:is_open(llm)
   local answer = stand_in_first and ask_stand_in(run)
   if answer then return answer end

@@ -49,6 +49,7 @@ struct deputy_engine {
     size_t n_runs;
     struct run *by_number[RUN_BUCKETS]; /* numbers come in order, so these fill evenly */
     struct run *ready;
+    struct run *resumed; /* whose script runs right now; NULL outside */
     deputy_run_id last_run;
     struct counters counters; /* the script's */
     unsigned char caller_key[32]; /* run.caller is a MAC under it; made when first asked for */

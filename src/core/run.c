@@ -337,7 +337,10 @@ static void resume(struct run *run)
 {
     char message[400];
     run->waiting = run->waits = false;
-    switch (policy_resume(run->policy, &run->thread, &run->budget, message, sizeof(message))) {
+    run->engine->resumed = run;
+    enum policy_result result = policy_resume(run->policy, &run->thread, &run->budget, message, sizeof(message));
+    run->engine->resumed = NULL;
+    switch (result) {
     case POLICY_YIELDED:
         if (!run->waits) {
             script_failed(run, "it yielded by itself: only run's own functions may wait");
@@ -375,6 +378,14 @@ static void begin(struct run *run)
         resume(run);
 }
 
+/* Once: a reader that takes nothing, however often it says it would, gets no more. */
+static void grant_grace(struct run *run)
+{
+    if (!run->graced)
+        timer_again(run->timer, LATE_GRACE_MS);
+    run->graced = true;
+}
+
 /* The deadline has passed: the best that is known already, never a new call. */
 static void end_late(struct run *run)
 {
@@ -382,14 +393,14 @@ static void end_late(struct run *run)
     struct deputy_call *call;
     bool begun = run->state == RUN_FLOWING, is_whole = good && !good->live;
     if (begun && !run->forced && run->chosen && !run->chosen->live) {
-        timer_again(run->timer, LATE_GRACE_MS); /* all has come; the reader gets a moment to take it */
+        grant_grace(run); /* all has come; the reader gets a moment to take it */
         flow(run);
         return;
     }
     stop_legs(run, run->chosen);
     stop_script(run, false);
     if (!begun && !run->check && is_whole) {
-        timer_again(run->timer, LATE_GRACE_MS);
+        grant_grace(run);
         accept_reply(run, good);
         return;
     }
@@ -397,7 +408,7 @@ static void end_late(struct run *run)
         if (!begun && call->purpose == CALL_PRIMARY && call->state == CALL_BAD && !call->dropped)
             break;
     if (!begun && call) {
-        timer_again(run->timer, LATE_GRACE_MS);
+        grant_grace(run);
         deliver_failure(run, call);
         return;
     }

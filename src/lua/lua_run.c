@@ -14,6 +14,10 @@ struct handle {
 
 static struct run *check_run(lua_State *L)
 {
+    const deputy_engine *engine = policy_host(L);
+    struct run *run = engine->resumed;
+    if (run && run->handle && run->handle == lua_touserdata(L, 1)) /* nearly always, so no look at its type */
+        return run;
     const struct handle *h = type_self(L);
     if (!h)
         luaL_error(L, "expected a run as the first argument: call its functions with a colon, as in run:primary()");
