@@ -98,7 +98,12 @@ static int verify_protected(lua_State *L)
     lua_pushnumber(L, (lua_Number)job->timeout_ms / 1000);
     lua_setfield(L, -2, "timeout_s");
     lua_pushcfunction(L, push_environment);
-    lua_setfield(L, -2, "environment");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "environment");
+    lua_call(L, 0, 1);
+    lua_getfield(L, -1, "settings");
+    lua_setfield(L, -3, "settings");
+    lua_pop(L, 1);
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "fail_closed");
     job->fail_closed = lua_isboolean(L, -1) && lua_toboolean(L, -1);
