@@ -4,8 +4,9 @@
 --   local report = verify.run{ name = "router.lua", text = text, settings = {}, gate = "probe", depth = 3 }
 --   print(verify.format(report, "text"))          -- or "json", "markdown"
 --
--- run takes: name, text; settings ({}), gate ("probe"), depth (1: requests in a row), timeout_s (60), max_worlds
--- (a million; of those that are run), environment (a function that makes the script's table of globals; absent: a safe one). It gives
+-- run takes: name, text; settings ({}), gate ("probe"), depth (1: requests in a row), timeout_s (60), max_worlds (a
+-- million, of those that have to be run), environment (a function that makes the script's table of globals; absent: a
+-- safe one). It gives
 --   fail_closed  true when everything was looked at and nothing found
 --   complete     false when the time or max_worlds ended it early
 --   findings     array of { kind =, message =, sequence = array of lines, shortest first }
@@ -32,7 +33,7 @@ local REPEATS, FINDINGS, HANGS, STATES = 8, 200, 3, 20000
 local Explorer = {}
 Explorer.__index = Explorer
 
--- ---- signatures: equal ones decide alike -----------------------------------------------------------------------------
+-- ---- signatures: equal ones decide alike ----------------------------------------------------------------------------
 
 -- Numbers what is the same, once: a result, or a point with what follows each of its answers.
 local function intern(self, text, make)
@@ -72,7 +73,7 @@ local function node_signature(self, node)
   return intern(self, concat(text, "\n"), function() return { point = node.point, groups = groups } end)
 end
 
--- ---- findings --------------------------------------------------------------------------------------------------------
+-- ---- findings -------------------------------------------------------------------------------------------------------
 
 local function request_text(labels, result, times)
   local words = {}
@@ -98,7 +99,7 @@ local function weight(history, n)
 end
 
 local function keep(self, kind, message, labels)
-  local key = kind .. "\n" .. message
+  local key = kind .. "\n" .. message:gsub("%f[%w]%d[%d.]*", "#") -- another number is not another finding
   local heavy = weight(self.history, #labels)
   local known = self.found[key]
   if known and known.weight <= heavy then return end
@@ -145,7 +146,7 @@ local function copy_of(t)
   return copy
 end
 
--- ---- choices ---------------------------------------------------------------------------------------------------------
+-- ---- choices --------------------------------------------------------------------------------------------------------
 
 local function facts_at(world, objects, index)
   if index == 0 then return world.facts.fields end
@@ -293,7 +294,7 @@ local function close(self, node, parent)
   return summary
 end
 
--- ---- from one moment -------------------------------------------------------------------------------------------------
+-- ---- from one moment ------------------------------------------------------------------------------------------------
 
 local function over_bounds(self)
   if self.stopped then return true end
@@ -322,9 +323,10 @@ local function register(self, result, path, n, times, layer)
   return moment
 end
 
--- The same request again and again, until nothing new comes of it: what counts reaches its limit that way.
+-- The same request again and again, until nothing new comes of it but that time has passed: what counts reaches its
+-- limit that way.
 local function repeat_request(self, moment, path, n, layer)
-  local script = {}
+  local script, last = {}, nil
   for i = 1, n do script[i] = { point = path[i].point, options = path[i].options, index = path[i].index } end
   for times = 2, REPEATS do
     self.quiet, self.cursor = script, 0
@@ -332,6 +334,9 @@ local function repeat_request(self, moment, path, n, layer)
     local whole = self.cursor == n
     self.quiet = nil
     if not result or not whole then return end
+    local timeless = self.world:moment_key():gsub("t[%d.-]+", "t")
+    if timeless == last then return end
+    last = timeless
     moment = register(self, result, script, n, times, layer)
     if not moment then return end
   end
@@ -401,7 +406,7 @@ function Explorer:again(moment, request, result)
   self.stopped = "goes another way each time"
 end
 
--- ---- the whole -------------------------------------------------------------------------------------------------------
+-- ---- the whole ------------------------------------------------------------------------------------------------------
 
 local function rows_of(self, signature, limit)
   local rows, cells = {}, {}
@@ -445,7 +450,7 @@ local function explore_all(self, given)
   world:judge_failures(first)
   self.quiet, self.cursor = {}, 0
   self.quiet = nil
-  local layer, tables = { first }, {}
+  local layer, tables, by_signature = { first }, {}, {}
   self.n_states = 1
   for request = 1, given.depth do
     local following = request < given.depth and {} or nil
@@ -453,15 +458,14 @@ local function explore_all(self, given)
     for _, moment in ipairs(layer) do
       local summary = explore(self, moment, request, following)
       if summary and summary.signature ~= 0 then
-        local known = tables[summary.signature]
-        if not known then
-          known = { signature = summary.signature, history = moment.history }
-          tables[summary.signature] = known
-          tables[#tables + 1] = known
+        if not by_signature[summary.signature] then
+          by_signature[summary.signature] = true
+          tables[#tables + 1] = { signature = summary.signature, history = moment.history }
         end
       end
       if self.stopped then return tables end
     end
+    if next(self.found) then return tables end -- what is shortest has been found
     layer = following
   end
   return tables

@@ -48,7 +48,7 @@ local function plural(n, one, many)
   return ("%s %s"):format(thousands(n), n == 1 and one or many or one .. "s")
 end
 
--- ---- the table -------------------------------------------------------------------------------------------------------
+-- ---- the table ------------------------------------------------------------------------------------------------------
 
 local COLUMNS = { "primary", "stand-ins", "probe", "local", "when", "the caller gets" }
 local WHEN, GETS = 5, 6
@@ -164,7 +164,7 @@ local function table_markdown(lines, rows)
   for _, entry in ipairs(legend) do put(lines, "- **" .. entry.name .. "**: " .. entry.text) end
 end
 
--- ---- words about the whole -------------------------------------------------------------------------------------------
+-- ---- words about the whole ------------------------------------------------------------------------------------------
 
 local function bounds(report)
   return ("bounded: %s, depth %d"):format(plural(report.worlds, "world"), report.depth)
@@ -189,8 +189,8 @@ local function lag(report)
       .. "used by the next request."
   end
   return ("Revocation lag: the script keeps an allowed answer for at most %g ms (cache_allow_ms). That long an LLM may "
-    .. "still be used after it was revoked. In the worlds looked at it was never longer than %g ms, for the same caller "
-    .. "and LLM."):format(bound, report.lag_ms or 0)
+    .. "still be used after it was revoked. In the worlds looked at it was never longer than %g ms, for the same "
+    .. "caller and LLM."):format(bound, report.lag_ms or 0)
 end
 
 local ABOUT = "The gate in C is the guarantee; this explains what the script does within these bounds, and no more."
@@ -198,7 +198,8 @@ local ABOUT = "The gate in C is the guarantee; this explains what the script doe
 local function as_text(report)
   local lines = {}
   put(lines, report.name .. ": " .. verdict(report))
-  put(lines, bounds(report) .. " (" .. effort(report) .. ")")
+  put(lines, bounds(report))
+  put(lines, effort(report))
   for _, line in ipairs(wrap(ABOUT, WIDTH, "")) do put(lines, line) end
   if lag(report) then
     for _, line in ipairs(wrap(lag(report), WIDTH, "")) do put(lines, line) end
@@ -230,7 +231,8 @@ local function as_text(report)
   end
   if #report.others > 3 then
     put(lines, "")
-    put(lines, ("(and %s in which it decides otherwise: --json has all)"):format(plural(#report.others - 3, "more moment")))
+    local more = plural(#report.others - 3, "more moment")
+    put(lines, "(and " .. more .. " in which it decides otherwise: the JSON report has them)")
   end
   return table.concat(lines, "\n") .. "\n"
 end
@@ -269,7 +271,7 @@ local function as_markdown(report)
   return table.concat(lines, "\n") .. "\n"
 end
 
--- ---- JSON ------------------------------------------------------------------------------------------------------------
+-- ---- JSON -----------------------------------------------------------------------------------------------------------
 
 local function string_json(text)
   return '"' .. text:gsub('[%c"\\\127]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'

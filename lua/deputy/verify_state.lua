@@ -27,10 +27,10 @@ function M.is_moment(v)
     or (v >= 1.79e12 and v < 1.9e12))
 end
 
---- A function key(world, threads) -> text, the world's objects in the order in which they were met. given:
+--- A function key(at, threads) -> text, the world's objects in the order in which they were met. given:
 ---   atoms    object -> name, of all that never changes
 ---   sims     object -> record of what the world handed out
----   ours     the source of the world's own functions, whose frames say nothing
+---   ours     the sources of the world's own functions, whose frames say nothing
 ---   base     a snapshot; what is as it was there is left out
 ---   longest  seconds; what is longer ago is simply long ago
 function M.writer(given)
@@ -124,8 +124,10 @@ function M.writer(given)
     if not proto then
       local info = getinfo(f, "S")
       proto = info.what == "C" and "C" or info.short_src .. info.linedefined .. "-" .. info.lastlinedefined
+      if ours[info.source] then atoms[f] = "our" .. info.linedefined end
       protos[f] = proto
     end
+    if atoms[f] then return add(atoms[f]) end
     add("(")
     add(proto)
     for i = 1, 255 do
@@ -152,7 +154,7 @@ function M.writer(given)
       local atom = atoms[info.func]
       if info.what == "C" then
         add(atom or "C")
-      elseif atom or info.source ~= ours then
+      elseif atom or not ours[info.source] then
         if atom then add(atom) else put(info.func) end
         add(":")
         add(info.currentline)
@@ -265,9 +267,9 @@ function M.writer(given)
     for i = 1, #moments do put_number(moments[i]) end
   end
 
-  return function(given, threads)
+  return function(at, threads)
     out, n, ids, count, objects = {}, 0, {}, 0, {}
-    origin, wall, run = given.origin, given.wall, given.run
+    origin, wall, run = at.origin, at.wall, at.run
     for i = 1, #threads do
       put_thread(threads[i].co)
       add(threads[i].waits)

@@ -1,6 +1,6 @@
--- The world that a policy is verified in: no network, no real clock. Whatever the script asks for that could turn out in
--- more than one way is a choice point: the world asks its owner which way it goes. What C would do with a run (permits,
--- the primary's failure as it was kept, the outcome after a bad end) is done here in the same way.
+-- The world that a policy is verified in: no network, no real clock. Whatever the script asks for that could turn out
+-- in more than one way is a choice point: the world asks its owner which way it goes. What C would do with a run
+-- (permits, the primary's failure as it was kept, the outcome after a bad end) is done here in the same way.
 --
 --   local world = World.new{ name =, text =, settings =, gate =, environment =, owner = }
 --   local problem = world:load()              why the script is no policy, or nil
@@ -9,6 +9,8 @@
 -- owner.choose(world, point, options) -> an index, or nil: give this run up
 -- owner.find(kind, message)           a finding, in the run that goes on
 -- owner.read(record, field)           the script has looked at a field of something that the world handed out
+local outcomes = require "deputy.verify_outcomes"
+local sandbox = require "deputy.verify_sandbox"
 local state = require "deputy.verify_state"
 
 local World = {}
@@ -17,125 +19,15 @@ World.__index = World
 local NOW, WALL = state.NOW, state.WALL
 local create, resume, yield, running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
 local isyieldable, costatus = coroutine.isyieldable, coroutine.status
-local sethook, getmetatable, setmetatable = debug.sethook, debug.getmetatable, setmetatable
-local type, error, pcall, tostring, select = type, error, pcall, tostring, select
+local type, error, pcall, tostring = type, error, pcall, tostring
 local pack, unpack = table.pack, table.unpack
 local format, max = string.format, math.max
 
 local PERMIT_S = 5
-local FAR_S, NEAR_S = 600, 0.001
-local INSTRUCTIONS, HOOK_EVERY = 2000000, 10000
+local WALL_STEP_S = 600 -- moments of the day that are closer together count as one
 local PRIMARIES, PROBES, WAITS, CHANCES = 6, 16, 64, 3
 
--- ---- what can happen -------------------------------------------------------------------------------------------------
-
-local LEAVES = { label = "the caller leaves", leaves = true }
-
-local function failure(label, kind, fields)
-  fields = fields or {}
-  local f = { kind = kind, status = fields.status, code = fields.code, retry_after = fields.retry_after,
-    message = "primary: " .. label }
-  return { label = label, failure = f, takes = fields.takes or 0 }
-end
-
-local PRIMARY = { { label = "answers", takes = 0 } }
-for _, kind in ipairs{ "connect", "dns", "tls" } do PRIMARY[#PRIMARY + 1] = failure(kind, kind, { code = kind }) end
-for _, status in ipairs{ 408, 425, 429, 500, 502, 503, 504, 529, 501, 599 } do
-  PRIMARY[#PRIMARY + 1] = failure(tostring(status), "status", { status = status })
-end
-for _, after in ipairs{ 2, 60 } do
-  PRIMARY[#PRIMARY + 1] = failure(format("429 (Retry-After: %d)", after), "status",
-    { status = 429, retry_after = after, code = "rate_limit_exceeded" })
-end
-for _, timeout in ipairs{ { "connect", 2 }, { "first_byte", 300 }, { "first_token", 30 }, { "idle", 30 } } do
-  PRIMARY[#PRIMARY + 1] = failure("timeout: " .. timeout[1], "timeout", { code = timeout[1], takes = timeout[2] })
-end
-PRIMARY[#PRIMARY + 1] = failure("cut", "cut", { code = "cut" })
-PRIMARY[#PRIMARY + 1] = failure("malformed", "malformed", { status = 200, code = "empty" })
-PRIMARY[#PRIMARY + 1] = failure("in-band error", "in_band", { status = 200 })
-PRIMARY[#PRIMARY + 1] = failure("in-band 529", "in_band", { status = 529, code = "overloaded_error" })
-PRIMARY[#PRIMARY + 1] = failure("error", "error")
-for _, status in ipairs{ 302, 400, 401, 402, 403, 404, 409, 413, 422 } do
-  PRIMARY[#PRIMARY + 1] = failure(tostring(status), "status", { status = status })
-end
-PRIMARY[#PRIMARY + 1] = failure("context length", "status", { status = 400, code = "context_length_exceeded" })
-PRIMARY[#PRIMARY + 1] = failure("in-band context length", "in_band", { status = 200, code = "context_length_exceeded" })
-PRIMARY[#PRIMARY + 1] = failure("in-band 400", "in_band", { status = 400, code = "invalid_request_error" })
-PRIMARY[#PRIMARY + 1] = failure("limit", "limit", { status = 200, code = "too_large" })
-PRIMARY[#PRIMARY + 1] = failure("refused", "refused", { code = "name" })
-PRIMARY[#PRIMARY + 1] = failure("cancelled", "cancelled", { code = "stopped" })
-PRIMARY[#PRIMARY + 1] = failure("deadline", "deadline", { code = "total" })
-
-local function answer(label, kind, status, content_type, takes)
-  return { label = label, takes = takes or 0,
-    probe = { kind = kind, status = status, content_type = content_type, us = 1000 } }
-end
-
-local NO_TOKEN = answer("no_token", "no_token")
-local PROBE = {
-  answer("200", "ok", 200, "application/json"), answer("204", "ok", 204), answer("202", "ok", 202),
-  answer("200 HTML", "ok", 200, "text/html"), answer("302", "ok", 302), answer("304", "ok", 304),
-  answer("400", "ok", 400), answer("401", "ok", 401), answer("403", "ok", 403), answer("404", "ok", 404),
-  answer("429", "ok", 429), answer("500", "ok", 500), answer("503", "ok", 503),
-  answer("timeout", "timeout", nil, nil, 2), answer("dns", "dns"), answer("connect", "connect"), answer("tls", "tls"),
-  answer("protocol", "protocol"), answer("limit", "limit"), NO_TOKEN,
-}
-
-local WITHOUT_TOKEN = { NO_TOKEN }
-
--- The gate knows a page by itself; where there is none the script has to.
-local PROBE_GATED = {}
-for _, option in ipairs(PROBE) do
-  if option.probe.content_type ~= "text/html" then PROBE_GATED[#PROBE_GATED + 1] = option end
-end
-
-local function is_clean(probe)
-  return probe.kind == "ok" and probe.status >= 200 and probe.status <= 299 and probe.content_type ~= "text/html"
-end
-
-local LOCAL = { { label = "answers", takes = 0 } }
-for _, f in ipairs{
-  failure("503", "status", { status = 503 }), failure("connect", "connect", { code = "connect" }),
-  failure("timeout", "timeout", { code = "first_token", takes = 30 }), failure("malformed", "malformed", { code = "empty" }),
-  failure("revoked while it was starting", "refused", { code = "gate" }),
-} do
-  f.failure.message = "local: " .. f.label
-  LOCAL[#LOCAL + 1] = f
-end
-
-local STAND_INS = { { label = "none", value = 0 }, { label = "one", value = 1 }, { label = "several", value = 2 } }
-local DEADLINE = { { label = "far", left = FAR_S }, { label = "1 ms left", left = NEAR_S } }
-local STREAM = { { label = "no", value = false }, { label = "yes", value = true } }
-local ENDPOINT = { { label = "chat/completions", value = "chat/completions" },
-  { label = "embeddings", value = "embeddings" } }
-local CHANCE = { { label = "low", value = 0 }, { label = "high", value = 0.999999 } }
-local WALLS = { { label = "Friday 10:00 UTC", at = 7200 }, { label = "Friday 23:00 UTC", at = 54000 },
-  { label = "Sunday 12:00 UTC", at = 187200 } }
-local IDS = { { label = "odd", value = 1001 }, { label = "even", value = 1002 } }
-local LLMS, CALLERS = { "claude", "opus" }, { "caller-a", "caller-b" }
-local REGISTERED = { { label = "registered", value = true }, { label = "not registered", value = false } }
-
-local CONTENT_CODE = {
-  context_length_exceeded = true, content_policy_violation = true, content_filter = true,
-  invalid_request_error = true, invalid_prompt = true,
-}
-
---- What a primary's failure says about asking anybody again: "verdict", "bytes" (part of a reply had come), "gone" or
---- "down".
-local function class_of(f)
-  local kind, status = f.kind, f.status or 0
-  if kind == "cancelled" or kind == "deadline" then return "gone" end
-  if kind == "limit" then return "verdict" end
-  if kind == "cut" or (kind == "timeout" and f.code == "idle") then return "bytes" end
-  if kind == "status" or (kind == "in_band" and status >= 300) then
-    local down = status == 408 or status == 425 or status == 429 or (status >= 500 and status <= 599)
-    return down and "down" or "verdict"
-  end
-  if kind == "in_band" and CONTENT_CODE[f.code] then return "verdict" end
-  return "down"
-end
-
--- ---- what the script holds in its hands ------------------------------------------------------------------------------
+-- ---- what the script holds in its hands -----------------------------------------------------------------------------
 
 local OP, FAIL, ABORT = {}, {}, "deputy.verify: this run was given up"
 
@@ -185,7 +77,7 @@ local function hand_out(self, class, role, fields)
   return object, record
 end
 
--- ---- choices ---------------------------------------------------------------------------------------------------------
+-- ---- choices --------------------------------------------------------------------------------------------------------
 
 -- Asked from inside the script: the coroutine stops, so that its state can be looked at. Where it cannot stop, no state
 -- is compared and everything that follows is explored.
@@ -227,9 +119,11 @@ end
 
 local function wall_of(self)
   local at = moment_of(self) - NOW
+  self.owner.read(self.facts, "wall")
   if not self.wall then
-    if not self.run then return WALL + WALLS[1].at end
-    self.wall = self:pick("wall clock", WALLS).at - at
+    if not self.run then return WALL + outcomes.wall[1].value end
+    self.wall = self:pick("wall clock", outcomes.wall).value - at
+    self.facts.fields.wall = "known"
   end
   return WALL + self.wall + at
 end
@@ -238,33 +132,40 @@ local function left_of(self)
   local fields = self.facts.fields
   self.owner.read(self.facts, "left")
   if not self.deadline then
-    self.deadline = self.t + self:pick("deadline", DEADLINE).left
+    self.deadline = self.t + self:pick("deadline", outcomes.deadline).value
     fields.left = "known"
   end
   return self.deadline - self.t
 end
 
+-- One thing at a time: another caller of the same LLM, or the same caller of another LLM.
 local function llm_of(self)
+  self.owner.read(self.facts, "caller")
   local options = self.llm_options[self.llms + 1] or self.llm_options[#self.llm_options]
+  if self.facts.fields.caller == outcomes.caller_names[2] then options = self.llm_options[1] end
   local llm = decide(self, "llm", "LLM", options)
-  if llm == LLMS[self.llms + 1] then self.llms = self.llms + 1 end
+  if llm == outcomes.llm_names[self.llms + 1] then self.llms = self.llms + 1 end
   return llm
 end
 
 local function caller_of(self)
+  self.owner.read(self.facts, "llm")
   local options = self.caller_options[self.callers + 1] or self.caller_options[#self.caller_options]
+  if self.facts.fields.llm == outcomes.llm_names[2] then options = self.llm_options.caller end
   local caller = decide(self, "caller", "caller", options)
-  if caller and caller == CALLERS[self.callers + 1] then self.callers = self.callers + 1 end
+  if caller and caller == outcomes.caller_names[self.callers + 1] then self.callers = self.callers + 1 end
   return caller
 end
 
-local function chance_of(self)
+World.moment_now, World.wall_now = moment_of, wall_of
+
+function World:chance()
   if not self.run or self.chances >= CHANCES then return 0.5 end
   self.chances = self.chances + 1
-  return self:pick("chance", CHANCE).value
+  return self:pick("chance", outcomes.chance).value
 end
 
-local function stand_ins_of(self) return decide(self, "stand_ins", "stand-ins", STAND_INS) end
+local function stand_ins_of(self) return decide(self, "stand_ins", "stand-ins", outcomes.stand_ins) end
 
 local function candidate(self, i)
   local made = self.candidates[i]
@@ -275,7 +176,7 @@ local function candidate(self, i)
   return made
 end
 
--- ---- the run, as the script sees it ----------------------------------------------------------------------------------
+-- ---- the run, as the script sees it ---------------------------------------------------------------------------------
 
 local function record_of(self, object)
   local record = type(object) == "table" and self.sims[object]
@@ -307,13 +208,6 @@ local function timeout_of(options)
   if math.type(ms) == nil or ms ~= math.floor(ms) then error("timeout_ms: number has no integer representation", 3) end
   if ms < 1 or ms > 4294967295 then error("timeout_ms: expected 1 or more milliseconds", 3) end
   return ms / 1000
-end
-
-local LEVELS = { error = true, warn = true, info = true, debug = true }
-
-local function check_log(level, text)
-  if not LEVELS[level == nil and "info" or level] then error("bad argument: invalid option '" .. tostring(level) .. "'", 3) end
-  if type(text) ~= "string" and type(text) ~= "number" then error("bad argument: string expected, got " .. type(text), 3) end
 end
 
 local function make_methods(self)
@@ -366,7 +260,7 @@ local function make_methods(self)
   end
   function m.log(object, level, text)
     record_of(self, object)
-    check_log(level, text)
+    sandbox.check_log(level, text)
   end
   self.methods = m
 end
@@ -386,221 +280,12 @@ function World:run_field(record, field)
     return self.facts.fields.attempt
   end
   if field == "gate" then return self.gate end
-  if field == "id" then return decide(self, "id", "run's number", IDS) end
-  if field == "stream" then return decide(self, "stream", "stream", STREAM) end
-  if field == "endpoint" then return decide(self, "endpoint", "endpoint", ENDPOINT) end
+  if field == "id" then return decide(self, "id", "run's number", outcomes.id) end
+  if field == "stream" then return decide(self, "stream", "stream", outcomes.stream) end
+  if field == "endpoint" then return decide(self, "endpoint", "endpoint", outcomes.endpoint) end
 end
 
--- ---- the environment -------------------------------------------------------------------------------------------------
-
-local function copy_of(t)
-  local copy = {}
-  for key, value in pairs(t) do copy[key] = value end
-  return copy
-end
-
-local BASE = { "assert", "error", "getmetatable", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen",
-  "rawset", "select", "setmetatable", "tonumber", "tostring", "type", "xpcall", "_VERSION" }
-local LIBRARIES = { "string", "table", "math", "utf8", "coroutine", "os" }
-
-local function plain_environment()
-  local env = {}
-  for _, name in ipairs(BASE) do env[name] = _G[name] end
-  for _, name in ipairs(LIBRARIES) do env[name] = copy_of(_G[name]) end
-  local os = env.os
-  env.os = { time = os.time, date = os.date, clock = os.clock, difftime = os.difftime }
-  env.string.dump = nil
-  local ok, cjson = pcall(require, "cjson")
-  env.JSON = ok and { encode = cjson.encode, decode = cjson.decode, null = cjson.null }
-    or { encode = tostring, decode = function() error("JSON is not at hand") end }
-  return env
-end
-
-local function module_text(name)
-  local path = package and package.searchpath and package.searchpath(name, package.path)
-  local file = path and io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read("a")
-  file:close()
-  return text, path
-end
-
--- A module that somebody else loaded looks for its globals where that somebody is; here it shall find the world's.
-local function rebind(value, env, seen)
-  if seen[value] then return end
-  if type(value) == "table" then
-    seen[value] = true
-    for _, v in next, value do rebind(v, env, seen) end
-    local meta = getmetatable(value)
-    if meta then rebind(meta, env, seen) end
-  elseif type(value) == "function" then
-    seen[value] = true
-    for i = 1, 255 do
-      local name, v = debug.getupvalue(value, i)
-      if not name then break end
-      if name == "_ENV" then
-        debug.setupvalue(value, i, env)
-      else
-        rebind(v, env, seen)
-      end
-    end
-  end
-end
-
-local function add_modules(self, env)
-  local loaded, theirs = {}, env.require
-  function env.require(name)
-    if loaded[name] ~= nil then return loaded[name] end
-    if type(name) ~= "string" or not name:find("^deputy%.[%w_]+$") then
-      error(format("require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), "
-        .. "not '%s'", tostring(name)), 2)
-    end
-    local module
-    if theirs then
-      module = theirs(name)
-      rebind(module, env, {})
-    else
-      local text = module_text(name)
-      if not text then error("require: no module '" .. name .. "'", 2) end
-      local chunk, problem = load(text, "=" .. name, "t", env)
-      if not chunk then error(problem, 0) end
-      module = chunk()
-    end
-    loaded[name] = module == nil and true or module
-    return loaded[name]
-  end
-  self.loaded = loaded
-end
-
-local function add_clocks(self, env)
-  env.now = function() return moment_of(self) end
-  env.time = function() return math.floor(wall_of(self)) end
-  local date, time, difftime = env.os.date, env.os.time, env.os.difftime
-  env.os = {
-    difftime = difftime,
-    clock = function() return moment_of(self) - NOW end,
-    time = function(t)
-      if t ~= nil then return time(t) end
-      return math.floor(wall_of(self))
-    end,
-    date = function(how, at)
-      if at == nil then at = math.floor(wall_of(self)) end
-      return date(how, at)
-    end,
-  }
-  env.random = function() return chance_of(self) end
-  local floor = math.floor
-  env.math.randomseed = function() end
-  env.math.random = function(low, high)
-    if low == nil then return chance_of(self) end
-    if high == nil then low, high = 1, low end
-    if low == 1 and high == 0 then low, high = 0, 0x7fffffff end
-    if low > high then error("bad argument #1 to 'random' (interval is empty)", 2) end
-    return low + floor(chance_of(self) * (high - low + 1))
-  end
-end
-
-local function add_words(env)
-  env.log = function(level, text) check_log(level, text) end
-  env.print = function(...) tostring((...)) end
-  env.count = function(name, n)
-    if type(name) ~= "string" or #name > 64 or not name:find("^[a-z0-9_]+$") then
-      error("bad argument #1 to 'count' (expected a counter's name: 1 to 64 of a-z, 0-9 and _)", 2)
-    end
-    if n ~= nil and (math.type(n) == nil or not (n >= 0 and n <= 1e15)) then
-      error("bad argument #2 to 'count' (a counter only grows)", 2)
-    end
-  end
-end
-
-function World:watch(co)
-  sethook(co, function()
-    self.instructions = self.instructions + HOOK_EVERY
-    if self.instructions <= INSTRUCTIONS then return end
-    self.killed = true
-    sethook(co, function() error("the script used up its instructions", 0) end, "", 1)
-    error("the script used up its instructions", 0)
-  end, "", HOOK_EVERY)
-end
-
-local function add_coroutines(self, env)
-  local function started(f)
-    local co = create(f)
-    self:watch(co)
-    return co
-  end
-  env.coroutine.create = started
-  env.coroutine.wrap = function(f)
-    local co = started(f)
-    return function(...)
-      local got = pack(resume(co, ...))
-      if not got[1] then error(got[2], 0) end
-      return unpack(got, 2, got.n)
-    end
-  end
-  env.coroutine.running = function()
-    local co = running()
-    if co == self.current then return nil, true end
-    return co, false
-  end
-end
-
-local function add_types(self, env)
-  local sims, plain_type, plain_getmetatable, plain_setmetatable = self.sims, type, env.getmetatable, env.setmetatable
-  env.type = function(...)
-    if select("#", ...) > 0 and plain_type((...)) == "table" and sims[(...)] then return "userdata" end
-    return plain_type(...)
-  end
-  local words = { __index = env.string }
-  env.getmetatable = function(value)
-    if plain_type(value) == "string" then return words end
-    return plain_getmetatable(value)
-  end
-  env.setmetatable = function(t, meta)
-    if plain_type(meta) == "table" and rawget(meta, "__gc") ~= nil then
-      error("a policy may not set __gc: a finalizer runs outside every budget", 2)
-    end
-    return plain_setmetatable(t, meta)
-  end
-  env.load = function(chunk, name, _, given)
-    return load(chunk, name, "t", given == nil and env or given)
-  end
-end
-
-local function name_atoms(self, env)
-  local atoms = self.atoms
-  for name, value in pairs(env) do
-    if type(value) == "function" then atoms[value] = name end
-  end
-  for _, name in ipairs(LIBRARIES) do
-    for field, value in pairs(env[name] or {}) do
-      if type(value) == "function" then atoms[value] = field end
-    end
-  end
-  for field, value in pairs(env.JSON or {}) do
-    if type(value) == "function" then atoms[value] = field end
-  end
-  atoms[self] = "world"
-  for name, value in pairs(self.methods) do atoms[value] = name end
-  for _, class in pairs(self.classes) do atoms[class] = class.__name end
-end
-
-local function make_environment(self)
-  local env = self.given_environment and self.given_environment() or plain_environment()
-  for _, name in ipairs(LIBRARIES) do env[name] = copy_of(env[name] or {}) end
-  env._G = env
-  env.settings = self.settings
-  env.dofile, env.loadfile, env.collectgarbage, env.debug, env.io, env.package = nil, nil, nil, nil, nil, nil
-  add_modules(self, env)
-  add_clocks(self, env)
-  add_words(env)
-  add_coroutines(self, env)
-  add_types(self, env)
-  name_atoms(self, env)
-  self.env = env
-end
-
--- ---- making and loading ----------------------------------------------------------------------------------------------
+-- ---- making and loading ---------------------------------------------------------------------------------------------
 
 -- How long the last request may be ago: the numbers of the script and its settings that look like milliseconds, exactly
 -- and a little more, and times that are short and long for anybody.
@@ -650,7 +335,7 @@ local function name_options(values, gate, without)
     for i = 1, gate == "policy" and math.min(seen + 1, #values) or 1 do
       list[i] = { label = values[i], value = values[i], first = i == 1 }
     end
-    list[#list + 1] = without
+    if seen == 0 then list[#list + 1] = without end
     steps[seen + 1] = list
   end
   return steps
@@ -664,11 +349,12 @@ function World.new(given)
     origin = 0, t = 0, request = 0, chances = 0, llms = 0, callers = 0, allows = {},
   }, World)
   self.facts = { ordinal = 0, fields = {} }
-  self.llm_options = name_options(LLMS, self.gate)
-  self.caller_options = name_options(CALLERS, self.gate, { label = "without a token", value = false })
+  self.llm_options = name_options(outcomes.llm_names, self.gate)
+  self.caller_options = name_options(outcomes.caller_names, self.gate, { label = "without a token", value = false })
+  self.llm_options.caller = { self.caller_options[1][1] }
   make_classes(self)
   make_methods(self)
-  make_environment(self)
+  sandbox.make(self)
   return self
 end
 
@@ -703,7 +389,7 @@ function World:load()
     if better then chunk, self.lines = better, lines end
   end
   local co = create(chunk)
-  self:watch(co)
+  sandbox.watch(self, co)
   local ok, script = resume(co)
   if not ok then return self:in_place(script) end
   if costatus(co) ~= "dead" then return self.name .. ": it yielded while it was loaded" end
@@ -722,12 +408,13 @@ function World:load()
   self.roots = { self.env, script, script.route, self.loaded }
   self.on_any = self.settings.failoverOn == "any"
   gap_options(self)
-  self.writer = state.writer{ atoms = self.atoms, sims = self.sims, ours = debug.getinfo(1, "S").source,
+  self.writer = state.writer{ atoms = self.atoms, sims = self.sims,
+    ours = { [debug.getinfo(1, "S").source] = true, [sandbox.source] = true },
     base = state.snapshot(self.roots, self.atoms, self.sims), longest = self.longest }
   return nil
 end
 
--- ---- moments between two requests ------------------------------------------------------------------------------------
+-- ---- moments between two requests -----------------------------------------------------------------------------------
 
 --- What the next request begins with.
 function World:moment()
@@ -739,12 +426,18 @@ function World:moment()
   }
 end
 
+local function age_text(self, entry, now)
+  local age = entry.at and now - entry.at
+  local text = not age and "never" or age > self.longest and "long" or format("%.3f", age)
+  return format(" t%s %s", text, tostring(entry.yes))
+end
+
 --- The text of the moment at which the run that went on has ended. All that a kept object says counts as read.
 function World:moment_key()
   local now = self.origin + self.t
   local text, objects = self.writer({ origin = NOW + now, wall = self.wall and WALL + self.wall + now, run = self.run },
     {})
-  local out = { text, self.wall and (self.wall + now) // 1 or "-", self.llms, self.callers }
+  local out = { text, self.wall and (self.wall + now) // WALL_STEP_S or "-", self.llms, self.callers }
   for _, record in ipairs(objects) do
     out[#out + 1] = record.text
     for _, field in ipairs(FIELDS) do self.owner.read(record, field) end
@@ -754,7 +447,7 @@ function World:moment_key()
   table.sort(keys)
   for _, key in ipairs(keys) do
     local entry = self.allows[key]
-    out[#out + 1] = format("%s %.3f %s", key, entry.at and now - entry.at or -1, tostring(entry.yes))
+    out[#out + 1] = key .. age_text(self, entry, now)
   end
   return table.concat(out, "|")
 end
@@ -776,7 +469,7 @@ local function begin(self, moment)
   for key, entry in pairs(moment.allows) do self.allows[key] = { at = entry.at, yes = entry.yes } end
 end
 
--- ---- what is done for the script -------------------------------------------------------------------------------------
+-- ---- what is done for the script ------------------------------------------------------------------------------------
 
 local function finish(self, result)
   self.result = result
@@ -823,7 +516,7 @@ local function start_primary(self, seconds)
     finish(self, "primary's error")
     return nil
   end
-  return { op = "primary", point = fields.attempt == 1 and "primary" or "primary again", options = PRIMARY,
+  return { op = "primary", point = fields.attempt == 1 and "primary" or "primary again", options = outcomes.primary,
     limit = seconds, began = self.t }
 end
 
@@ -835,10 +528,11 @@ local function start_probe(self, seconds, llm)
     finish(self, "primary's error")
     return nil
   end
-  local options = self.gate == "policy" and PROBE or PROBE_GATED
+  local options = self.gate == "policy" and outcomes.probe_ungated or outcomes.probe
   self.owner.read(self.facts, "caller")
-  if self.facts.fields.caller == false then options = WITHOUT_TOKEN end
-  return { op = "probe", point = own and "probe" or "probe of another LLM", options = options, limit = seconds, own = own, began = self.t }
+  if self.facts.fields.caller == false then options = outcomes.probe_without_token end
+  return { op = "probe", point = own and "probe" or "probe of another LLM", options = options, limit = seconds,
+    own = own, began = self.t }
 end
 
 -- May this run hand itself to a local provider? The reason why not.
@@ -867,7 +561,7 @@ local function spend_cached(self)
   moment_of(self) -- decides how long ago the last request was
   local now = self.origin + self.t
   if not entry or not entry.at then return "the central never allowed this LLM to this caller" end
-  if not entry.yes then return "the central's newest answer to this caller was not a clean 2xx" end
+  if not entry.yes then return "the central's newest answer to this caller was a no" end
   local age_ms = (now - entry.at) * 1000
   if age_ms > bound + 1e-3 then
     return format("the last clean 2xx was %g ms old, the script declares at most %g", age_ms, bound)
@@ -882,7 +576,7 @@ local function start_local(self, seconds, name)
     known = tonumber(known) <= stand_ins_of(self)
   else
     if self.registered[name] == nil then
-      self.registered[name] = self:pick("provider " .. name, REGISTERED).value
+      self.registered[name] = self:pick("provider " .. name, outcomes.registered).value
     end
     known = self.registered[name]
   end
@@ -902,8 +596,10 @@ local function start_local(self, seconds, name)
     find(self, "failed_over_verdict", class == "gone" and "a local provider is called although the caller is gone"
       or "a local provider is called after the primary's verdict on the request or the caller")
   end
-  if is_held(self) then find(self, "thrown_away", "a local provider is called although the primary's reply has come") end
-  return { op = "complete", point = "local", options = LOCAL, limit = seconds, began = self.t }
+  if is_held(self) then
+    find(self, "thrown_away", "a local provider is called although the primary's reply has come")
+  end
+  return { op = "complete", point = "local", options = outcomes.complete, limit = seconds, began = self.t }
 end
 
 -- A pause beyond the deadline only makes the caller wait for what could be said now.
@@ -922,8 +618,9 @@ local function start_first(self, thread, functions)
   thread.group = group
   for i = 1, #functions do
     local co = create(functions[i])
-    self:watch(co)
-    self.threads[#self.threads + 1] = { co = co, group_of = group, index = i, waits = "", ready = pack(self.run_object) }
+    sandbox.watch(self, co)
+    local branch = { co = co, group_of = group, index = i, waits = "", ready = pack(self.run_object) }
+    self.threads[#self.threads + 1] = branch
   end
 end
 
@@ -962,7 +659,7 @@ local function leave_group(self, thread, got)
   parent.group, parent.ready, parent.waits = nil, pack(nil, chosen), ""
 end
 
--- ---- how legs end ----------------------------------------------------------------------------------------------------
+-- ---- how legs end ---------------------------------------------------------------------------------------------------
 
 local REPLY = { status = 200, content_type = "application/json", stream = false, size = 100,
   text = "reply" }
@@ -975,12 +672,12 @@ local function end_primary(self, option)
   end
   local object, record = hand_out(self, "failure", "last", option.failure)
   if self.last then self.last.role = "older" end
-  self.last, self.facts.fields.class = record, class_of(option.failure)
+  self.last, self.facts.fields.class = record, outcomes.class_of(option.failure)
   return nil, object
 end
 
 local function end_probe(self, leg, option)
-  local clean = is_clean(option.probe)
+  local clean = outcomes.is_clean(option.probe)
   if leg.own then
     if clean then
       self.permits[#self.permits + 1] = leg.began
@@ -990,13 +687,16 @@ local function end_probe(self, leg, option)
       self.first_probe = "no"
     end
     if self.gate == "policy" then
-      local caller = option ~= NO_TOKEN and caller_of(self)
+      local caller = option ~= outcomes.no_token and caller_of(self)
       if caller then
         local key = caller .. " " .. llm_of(self)
-        local entry = self.allows[key] or {}
-        if clean then moment_of(self) end
-        entry.at, entry.yes = clean and self.origin + leg.began or entry.at, clean
-        self.allows[key] = entry
+        local entry = self.allows[key]
+        if clean then
+          moment_of(self)
+          self.allows[key] = { at = self.origin + leg.began, yes = true }
+        elseif entry and outcomes.is_no(option.probe) then
+          entry.yes = false
+        end
       end
     end
   end
@@ -1026,7 +726,7 @@ local function end_leg(self, thread, option)
   end
 end
 
--- ---- turning ---------------------------------------------------------------------------------------------------------
+-- ---- turning --------------------------------------------------------------------------------------------------------
 
 local function describe_raise(self, err)
   if self.killed then return nil end
@@ -1039,7 +739,7 @@ local function script_failed(self, err)
     return
   end
   if self.killed then
-    find(self, "hang", "the script computes for more than %d instructions", INSTRUCTIONS)
+    find(self, "hang", "the script computes for more than %d instructions", sandbox.INSTRUCTIONS)
   else
     find(self, "raises", "the script raises an error: %s", describe_raise(self, err))
   end
@@ -1117,12 +817,12 @@ local SINGLE = {}
 
 -- All that can happen next, and to whom.
 local function next_events(self)
-  local waiting, due = {}, nil
+  local waiting, due = {}, math.huge
   for _, thread in ipairs(self.threads) do
     local leg = thread.leg
     if leg then
       waiting[#waiting + 1] = thread
-      if leg.op == "sleep" and (not due or leg.due < due) then due = leg.due end
+      due = math.min(due, leg.due or leg.began + math.min(outcomes.longest[leg.op], leg.limit or math.huge))
     end
   end
   local thread = waiting[1]
@@ -1131,7 +831,7 @@ local function next_events(self)
     local options = SINGLE[leg.options]
     if not options then
       options = { unpack(leg.options) }
-      options[#options + 1] = LEAVES
+      options[#options + 1] = outcomes.leaves
       SINGLE[leg.options] = options
     end
     return leg.point, options, thread
@@ -1148,14 +848,14 @@ local function next_events(self)
       for _, o in ipairs(l.options) do
         local takes = o.takes and l.limit and l.limit < o.takes and l.limit or o.takes
         local at = max(self.t, l.began + takes)
-        if (not due or at <= due) and (not self.deadline or at <= self.deadline) then
+        if at <= max(due, self.t) and (not self.deadline or at <= self.deadline) then
           options[#options + 1] = { label = #waiting == 1 and o.label or l.point .. " " .. o.label, thread = t,
             is = o }
         end
       end
     end
   end
-  options[#options + 1] = LEAVES
+  options[#options + 1] = outcomes.leaves
   return table.concat(points, ", "), options, nil
 end
 
@@ -1184,8 +884,9 @@ local function judge(self, got)
       return finish(self, "what the primary says")
     end
     if second ~= nil and not (why and why.run == self.run and (why.role == "last" or why.role == "older")) then
+      local whose = why and (why.role == "local" and "the local provider's" or "another run's")
       find(self, "foreign_error", "the failure that is returned is not the primary's but %s",
-        why and why.role == "local" and "the local provider's" or why and "another run's" or "the script's own: a " .. type(second))
+        whose or "the script's own: a " .. type(second))
     end
     return finish(self, "primary's error")
   end
@@ -1214,7 +915,7 @@ local function happen(self)
   local index = self.owner.choose(self, point, options)
   if not index then
     self.aborted = true
-  elseif options[index] == LEAVES then
+  elseif options[index] == outcomes.leaves then
     self.left = true
     finish(self, "nothing")
   else
@@ -1243,7 +944,7 @@ function World:route(moment, request)
   local object = hand_out(self, "run", "run", { text = "run" })
   self.run_object = object
   local co = create(self.route_function)
-  self:watch(co)
+  sandbox.watch(self, co)
   self.threads[1] = { co = co, waits = "", ready = pack(object) }
   local ok, problem = pcall(run_to_the_end, self)
   if not ok and problem ~= ABORT then error(problem, 0) end
@@ -1260,8 +961,8 @@ function World:key(point, options)
   end
   local text, objects = self.writer({ origin = now, wall = self.wall and WALL + self.wall + now - NOW, run = self.run },
     alive)
-  local out = { point, #options, self.request > 1 and not self.facts.fields.gap and "?" or "", self.llms, self.callers, self.last and "f" or "",
-    self.wall and format("%.0f", self.wall + now) or "" }
+  local out = { point, #options, self.request > 1 and not self.facts.fields.gap and "?" or "", self.llms, self.callers,
+    self.last and "f" or "" }
   for _, at in ipairs(self.permits) do out[#out + 1] = format("p%.3f", self.t - at) end
   for name, known in pairs(self.registered) do out[#out + 1] = name .. tostring(known) end
   for _, thread in ipairs(alive) do
@@ -1269,15 +970,15 @@ function World:key(point, options)
     if leg then out[#out + 1] = format("l%.3f", leg.due and leg.due - self.t or self.t - leg.began) end
   end
   if next(self.allows) then
-    for _, llm in ipairs(LLMS) do
-      for _, caller in ipairs(CALLERS) do
+    for _, llm in ipairs(outcomes.llm_names) do
+      for _, caller in ipairs(outcomes.caller_names) do
         local entry = self.allows[caller .. " " .. llm]
-        out[#out + 1] = entry and format("%.3f%s", entry.at and self.origin + self.t - entry.at or -1, tostring(entry.yes))
-          or "-"
+        out[#out + 1] = entry and age_text(self, entry, self.origin + self.t) or "-"
       end
     end
   end
   out[#out + 1] = text
+  if self.wall then self.facts.fields.wall = (self.wall + self.origin + self.t) // WALL_STEP_S end
   if self.deadline then
     local left = self.deadline - self.t
     self.facts.fields.left = left > 500 and "far" or format("%.4f", left)
@@ -1285,18 +986,18 @@ function World:key(point, options)
   return table.concat(out, "|"), objects
 end
 
--- ---- verdict, by itself ----------------------------------------------------------------------------------------------
+-- ---- verdict, by itself ---------------------------------------------------------------------------------------------
 
 local VERDICTS = { allowed = true, forbidden = true, unreachable = true }
 
 --- Calls script.verdict for every answer to a probe: C asks it for check_auth.
 function World:judge_verdicts(moment)
-  for _, option in ipairs(self.gate == "policy" and PROBE or PROBE_GATED) do
+  for _, option in ipairs(self.gate == "policy" and outcomes.probe_ungated or outcomes.probe) do
     begin(self, moment)
     self.request = 1
     local probe = hand_out(self, "probe", "probe", option.probe)
     local co = create(self.script.verdict)
-    self:watch(co)
+    sandbox.watch(self, co)
     local ok, verdict = resume(co, probe)
     local label = "probe: " .. option.label
     if not ok then
@@ -1304,7 +1005,7 @@ function World:judge_verdicts(moment)
     elseif not VERDICTS[verdict] then
       self.owner.find("loose_verdict", format('verdict returns %s; expected "allowed", "forbidden" or "unreachable"',
         type(verdict) == "string" and format("%q", verdict) or "a " .. type(verdict)), label)
-    elseif verdict == "allowed" and not is_clean(option.probe) then
+    elseif verdict == "allowed" and not outcomes.is_clean(option.probe) then
       self.owner.find("loose_verdict", "verdict allows what is not a clean 2xx", label)
     end
   end
@@ -1312,17 +1013,17 @@ end
 
 --- Calls script.should_failover for every failure.
 function World:judge_failures(moment)
-  for _, option in ipairs(PRIMARY) do
+  for _, option in ipairs(outcomes.primary) do
     if option.failure then
       begin(self, moment)
       self.request = 1
       local object = hand_out(self, "failure", "last", option.failure)
       local co = create(self.script.should_failover)
-      self:watch(co)
+      sandbox.watch(self, co)
       local ok, problem = resume(co, object)
       if not ok then
-        self.owner.find(self.killed and "hang" or "raises", "should_failover raises an error: " .. self:in_place(problem),
-          "primary: " .. option.label)
+        self.owner.find(self.killed and "hang" or "raises",
+          "should_failover raises an error: " .. self:in_place(problem), "primary: " .. option.label)
       end
     end
   end

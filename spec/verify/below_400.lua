@@ -1,0 +1,28 @@
+-- A redirect is taken for a yes.
+-- verify: loose_verdict unpermitted
+local M = {}
+
+function M.should_failover(failure)
+  local kind, status = failure.kind, failure.status or 0
+  if kind == "status" then return status == 429 or status >= 500 end
+  return kind == "connect" or kind == "dns" or kind == "tls" or kind == "timeout"
+end
+
+function M.verdict(probe)
+  if probe.kind ~= "ok" then return "unreachable" end
+  return probe.status < 400 and "allowed" or "forbidden"
+end
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  if not M.should_failover(failure) then return nil, failure end
+  local provider = run:failover()
+  if not provider then return nil, failure end
+  if M.verdict(run:probe()) ~= "allowed" then return nil, failure end
+  local answer = run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+return M

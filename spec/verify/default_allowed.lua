@@ -1,0 +1,29 @@
+-- What is not in the table is allowed.
+-- verify: loose_verdict unpermitted
+local M = {}
+
+function M.should_failover(failure)
+  local kind, status = failure.kind, failure.status or 0
+  if kind == "status" then return status == 429 or status >= 500 end
+  return kind == "connect" or kind == "dns" or kind == "tls" or kind == "timeout"
+end
+
+local WORDS = { [401] = "forbidden", [403] = "forbidden", [404] = "unreachable", [500] = "unreachable" }
+
+function M.verdict(probe)
+  return WORDS[probe.status] or "allowed"
+end
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  if not M.should_failover(failure) then return nil, failure end
+  local provider = run:failover()
+  if not provider then return nil, failure end
+  if M.verdict(run:probe()) ~= "allowed" then return nil, failure end
+  local answer = run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+return M

@@ -1,0 +1,28 @@
+-- The stand-in starts after a while, unasked.
+-- verify: unpermitted
+local M = {}
+
+function M.should_failover(failure)
+  local kind, status = failure.kind, failure.status or 0
+  if kind == "status" then return status == 429 or status >= 500 end
+  return kind == "connect" or kind == "dns" or kind == "tls" or kind == "timeout"
+end
+
+function M.verdict(probe)
+  if probe.kind ~= "ok" or probe.content_type == "text/html" then return "unreachable" end
+  if probe.status == 401 or probe.status == 403 then return "forbidden" end
+  return probe.status >= 200 and probe.status <= 299 and "allowed" or "unreachable"
+end
+
+function M.route(run)
+  return run:first{
+    function() return run:primary() end,
+    function()
+      run:sleep(500)
+      local provider = run:failover()
+      if provider then return run:complete(provider) end
+    end,
+  }
+end
+
+return M

@@ -1,0 +1,4 @@
+-- Not a program.
+-- verify: load
+local M = {
+return M

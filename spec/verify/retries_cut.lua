@@ -1,0 +1,32 @@
+-- A reply that broke off is begun again.
+-- verify: retried_after_bytes
+local M = {}
+
+function M.should_failover(failure)
+  local kind, status = failure.kind, failure.status or 0
+  if kind == "status" then return status == 429 or status >= 500 end
+  return kind == "connect" or kind == "dns" or kind == "tls" or kind == "timeout"
+end
+
+function M.verdict(probe)
+  if probe.kind ~= "ok" or probe.content_type == "text/html" then return "unreachable" end
+  if probe.status == 401 or probe.status == 403 then return "forbidden" end
+  return probe.status >= 200 and probe.status <= 299 and "allowed" or "unreachable"
+end
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if not reply and failure.kind == "cut" then
+    reply, failure = run:primary()
+  end
+  if reply then return reply end
+  if not M.should_failover(failure) then return nil, failure end
+  local provider = run:failover()
+  if not provider then return nil, failure end
+  if M.verdict(run:probe()) ~= "allowed" then return nil, failure end
+  local answer = run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+return M
