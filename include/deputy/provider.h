@@ -61,7 +61,8 @@ DEPUTY_API void deputy_provider_unref(deputy_provider *provider); /* NULL is all
 
 /* Asked right before the first byte of the request leaves. DEPUTY_OK: send. DEPUTY_ESTALE: the permit grew old while the
  * provider waited (for a queue, a model, a connection): send nothing, touch the call no more; the engine asks the
- * central again and, when it still allows, calls complete again. A provider that sends at once need not ask.
+ * central again and, when it still allows, calls complete again. DEPUTY_ECANCELED: the call is over. A provider that
+ * sends at once need not ask.
  * Engine's thread only. */
 DEPUTY_API int deputy_call_admit(deputy_call *call);
 

@@ -911,6 +911,27 @@ static void the_deadline_with_a_reader_that_never_reads(void **state)
     host_free(h);
 }
 
+static void the_deadline_with_a_reader_that_only_asks(void **state)
+{
+    deputy_options o = {.timeouts = {.total_ms = 30}};
+    struct host *h = host_new(&o);
+    (void)state;
+    h->primary.conduct = JSON;
+    h->seen.pause_every = 1;
+    start(h);
+    for (int i = 0; i < 400 && !h->seen.ends; i++) {
+        if (h->seen.paused) {
+            h->seen.paused = false;
+            deputy_resume(h->engine, h->seen.run);
+        }
+        nap_ms(5);
+        deputy_pump(h->engine);
+    }
+    assert_int_equal(h->seen.ends, 1);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CUT);
+    host_free(h);
+}
+
 /* ---- cancelling ---------------------------------------------------------------------------------------------------
  */
 
@@ -1498,6 +1519,10 @@ static void what_a_stand_in_gets_to_see(void **state)
         {"Connection", "close"},
         {"X-Mine", "yes"},
         {"Expect", "100-continue"},
+        {"X-Forwarded-Authorization", "Bearer " TOKEN},
+        {"X-Auth-Token", TOKEN},
+        {"X-Pairs", "a=" TOKEN "; b=1"},
+        {"X-Longer", TOKEN "8"},
     };
     struct host *h = host_new(NULL);
     deputy_request request = request_for(h);
@@ -1508,11 +1533,46 @@ static void what_a_stand_in_gets_to_see(void **state)
     request.n_headers = sizeof(headers) / sizeof(headers[0]);
     start_with(h, &request, &h->seen);
     finish(h);
-    assert_string_equal(h->local.headers, "X-Mine=yes;content-type=application/json;");
+    assert_string_equal(h->local.headers, "X-Mine=yes;X-Longer=" TOKEN "8;content-type=application/json;");
     assert_string_equal(h->primary.headers, h->local.headers);
     assert_string_equal(h->local.token, "(none)");
     assert_ptr_equal(h->local.body, request.body); /* borrowed, not copied */
     host_free(h);
+}
+
+static void fail_with_body(struct host *h, const char *body)
+{
+    static const deputy_header type = {"content-type", "application/json"};
+    start(h);
+    until_asked(h, &h->primary, 1);
+    deputy_reply_head(h->primary.call, 400, &type, 1);
+    deputy_reply_bytes(h->primary.call, body, strlen(body));
+    deputy_reply_end(h->primary.call);
+    h->probe_status[0] = 403;
+    finish(h);
+    assert_string_equal(h->seen.bytes, body);
+}
+
+/* What logs and scripts get to read, as against what the caller gets. */
+static void the_words_of_an_error(void **state)
+{
+    static const struct {
+        const char *body, *code, *message;
+    } cases[] = {
+        {"{\"error\":{\"code\":\"short\",\"message\":\"a \\u001b[31m word\"}}", "short", "a  [31m word"},
+        {"{\"error\":{\"code\":\"a\\u0000b\",\"message\":\"m\"}}", "", "m"},
+        {"{\"error\":{\"code\":\"0123456789012345678901234567890123456789012345678\",\"message\":\"m\"}}", "", "m"},
+        {"{\"error\":{\"code\":\"" TOKEN "\",\"message\":\"wrong key " TOKEN "\"}}", "",
+         "(not shown: it holds the caller's token)"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct host *h = host_new(NULL);
+        fail_with_body(h, cases[i].body);
+        assert_string_equal(h->seen.failure.code, cases[i].code);
+        assert_string_equal(h->seen.failure.message, cases[i].message);
+        host_free(h);
+    }
 }
 
 /* ---- the registry while runs are under way
@@ -1637,6 +1697,84 @@ static void an_old_permit_is_renewed(void **state)
     finish(h);
     expect(&h->seen, DEPUTY_RESULT_OK, 200, "{}", "primary:connect probe:ok local:ok probe:ok");
     assert_int_equal(h->local.cancelled, 0);
+    host_free(h);
+}
+
+/* The leg has its permit, but nothing was sent yet when the central says no. */
+static void a_newer_no_reaches_a_leg_that_waits(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->primary.conduct = FAIL;
+    h->probe_status[1] = 403;
+    load_route(h, "local _, failure = run:primary()\n"
+                  "local answer = run:first{\n"
+                  "  function() run:probe() return run:complete(run:failover()) end,\n"
+                  "  function() run:sleep(5) run:probe() end,\n"
+                  "}\n"
+                  "return answer, failure");
+    start(h);
+    until_asked(h, &h->local, 1);
+    for (int i = 0; i < 1000 && h->probes < 2; i++)
+        turn(h);
+    assert_int_equal(deputy_call_admit(h->local.call), DEPUTY_ESTALE);
+    finish(h);
+    assert_int_equal(h->local.asked, 1);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_FAILED);
+    assert_int_equal(h->seen.failure.kind, DEPUTY_FAILURE_CONNECT);
+    host_free(h);
+}
+
+static void admit_while_cancelled(void *self, deputy_call *call)
+{
+    (void)self;
+    nap_ms(30);
+    assert_int_equal(deputy_call_admit(call), DEPUTY_ECANCELED);
+}
+
+static void a_leg_that_is_over_is_not_sent_again(void **state)
+{
+    static deputy_provider_vtable vtable;
+    deputy_options o = {.permit_ms = 20};
+    struct host *h = host_new(&o);
+    (void)state;
+    vtable = actor_vtable;
+    vtable.cancel = admit_while_cancelled;
+    deputy_register(h->engine, provider_of("late", &vtable, &h->other), NULL);
+    deputy_register_failover(h->engine, "haiku", "late", NULL);
+    h->primary.conduct = FAIL;
+    load_route(h, "local _, failure = run:primary()\n"
+                  "run:first{\n"
+                  "  function() run:probe() return run:complete(run:failover()) end,\n"
+                  "  function() return run:sleep(5) end,\n"
+                  "}\n"
+                  "run:sleep(20)\n"
+                  "return nil, failure");
+    deputy_request request = request_for(h);
+    request.llm = "haiku";
+    start_with(h, &request, &h->seen);
+    finish(h);
+    assert_int_equal(h->other.asked, 1);
+    assert_int_equal(h->probes, 1);
+    host_free(h);
+}
+
+static void one_first_inside_another(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->primary.conduct = FAIL;
+    h->local.conduct = JSON;
+    load_route(h, "local _, failure = run:primary()\n"
+                  "local answer = run:first{ function()\n"
+                  "  run:first{ function() return run:sleep(2) end }\n"
+                  "  run:probe()\n"
+                  "  return run:complete(run:failover())\n"
+                  "end }\n"
+                  "return answer, failure");
+    start(h);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, h->local.answer, "primary:connect probe:ok local:ok");
     host_free(h);
 }
 
@@ -2040,6 +2178,7 @@ int main(void)
         cmocka_unit_test(the_deadline_finds_a_whole_reply),
         cmocka_unit_test(the_deadline_cuts_a_stream_that_flows),
         cmocka_unit_test(the_deadline_with_a_reader_that_never_reads),
+        cmocka_unit_test(the_deadline_with_a_reader_that_only_asks),
         cmocka_unit_test(cancelled_before_it_begins),
         cmocka_unit_test(cancelled_during_the_primary),
         cmocka_unit_test(cancelled_during_the_local_call),
@@ -2060,12 +2199,16 @@ int main(void)
         cmocka_unit_test(without_a_policy),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(what_a_stand_in_gets_to_see),
+        cmocka_unit_test(the_words_of_an_error),
         cmocka_unit_test(unregistered_while_it_answers),
         cmocka_unit_test(reloaded_while_it_runs),
         cmocka_unit_test(freed_while_runs_are_under_way),
         cmocka_unit_test(no_run_starts_while_it_is_freed),
         cmocka_unit_test(progress_says_what_it_does),
         cmocka_unit_test(an_old_permit_is_renewed),
+        cmocka_unit_test(one_first_inside_another),
+        cmocka_unit_test(a_leg_that_is_over_is_not_sent_again),
+        cmocka_unit_test(a_newer_no_reaches_a_leg_that_waits),
         cmocka_unit_test(a_renewal_that_never_helps_ends),
         cmocka_unit_test(a_renewal_that_is_refused),
         cmocka_unit_test(a_newer_no_takes_every_older_yes),

@@ -69,6 +69,7 @@ static void a_page_is_no_word_of_the_central(void **state)
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "text/html"), DEPUTY_UNREACHABLE);
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "TEXT/Html"), DEPUTY_UNREACHABLE);
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "application/xhtml+xml"), DEPUTY_UNREACHABLE);
+        assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "Text/HTML; charset=utf-8"), DEPUTY_UNREACHABLE);
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "application/json"), DEPUTY_ALLOWED);
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "text/plain"), DEPUTY_ALLOWED);
     }

@@ -75,7 +75,7 @@ int error_set(deputy_error *error, int code, const char *format, ...)
 void failure_set(deputy_failure *failure, deputy_failure_kind kind, int status, const char *code, const char *format,
                  ...)
 {
-    char word[sizeof(failure->code)];
+    char word[sizeof(failure->code)] = ""; /* all of it: the whole field is copied */
     va_list args;
 
     if (!failure) {

@@ -6,6 +6,16 @@
 #include <string.h>
 #include <utlist.h>
 
+/* Those of legs that still wait for their first byte too: they ask again. A worker's thread may be reading its own. */
+static void take_all_permits(struct run *run)
+{
+    struct deputy_call *call;
+    memset(run->permits, 0, sizeof(run->permits));
+    LL_FOREACH (run->calls, call)
+        if (!call->worker)
+            memset(&call->permit, 0, sizeof(call->permit));
+}
+
 static void take_permit(struct asking *a)
 {
     struct run *run = a->run;
@@ -15,7 +25,7 @@ static void take_permit(struct asking *a)
     if (gate_verdict(&a->answer) != DEPUTY_ALLOWED) { /* a newer no takes every older yes with it */
         if (a->number > run->denied)
             run->denied = a->number;
-        memset(run->permits, 0, sizeof(run->permits));
+        take_all_permits(run);
     }
     if (a->renews || a->number <= run->denied)
         return;
@@ -157,12 +167,13 @@ static bool is_being_renewed(const struct run *run, const struct deputy_call *ca
     return false;
 }
 
+/* Not while a worker's thread still has the call: it can be sent again only when that has come back. */
 void ask_renewals(struct run *run)
 {
     struct asking *a;
     struct deputy_call *call;
     LL_FOREACH (run->calls, call)
-        if (call->stale && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
+        if (call->stale && !call->worker && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
             refuse(call, "the central could not be asked again");
     LL_FOREACH (run->askings, a)
         if (a->renews && !a->pending)

@@ -181,8 +181,11 @@ static void query_settled(struct deputy_call *call)
 static void query_model(struct deputy_call *call, const char *model)
 {
     struct query *q = call->user;
-    if (q->each)
-        q->each(q->user, model);
+    if (!q->each)
+        return;
+    call->engine->depth++;
+    q->each(q->user, model);
+    call->engine->depth--;
 }
 
 static void query_late(void *user)

@@ -248,10 +248,13 @@ void call_resume(struct deputy_call *call)
         return;
     call->paused = false;
     call->last_us = loop_now_us();
-    if (call->worker)
+    if (call->worker) {
         worker_deliver(call);
-    else if (call->live && v->resume)
+    } else if (call->live && v->resume) {
+        call->engine->depth++;
         v->resume(call->provider->self, call);
+        call->engine->depth--;
+    }
 }
 
 void call_stop(struct deputy_call *call)
@@ -281,6 +284,8 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure)
 int deputy_call_admit(deputy_call *call)
 {
     const deputy_options *o = &call->engine->options;
+    if (!call->live)
+        return DEPUTY_ECANCELED;
     if (call->purpose != CALL_LOCAL || o->gate == DEPUTY_GATE_POLICY)
         return DEPUTY_OK;
     if (gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us()))

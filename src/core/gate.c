@@ -3,6 +3,17 @@
 #include <string.h>
 #include <strings.h>
 
+/* A host's own probe function may hand over a type with its parameters. */
+static bool is_page(const char *type)
+{
+    static const char *const pages[] = {"text/html", "application/xhtml+xml"};
+    size_t len = strcspn(type, "; \t,");
+    for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+        if (len == strlen(pages[i]) && strncasecmp(type, pages[i], len) == 0)
+            return true;
+    return false;
+}
+
 deputy_verdict gate_verdict(const deputy_probe_answer *answer)
 {
     if (answer->kind != DEPUTY_PROBE_OK)
@@ -12,8 +23,7 @@ deputy_verdict gate_verdict(const deputy_probe_answer *answer)
     if (answer->status < 200 || answer->status > 299)
         return DEPUTY_UNREACHABLE;
     /* a captive portal or a catch-all page says 200 to everything */
-    const char *type = answer->content_type;
-    if (*type && (strcasecmp(type, "text/html") == 0 || strcasecmp(type, "application/xhtml+xml") == 0))
+    if (is_page(answer->content_type))
         return DEPUTY_UNREACHABLE;
     return DEPUTY_ALLOWED;
 }

@@ -79,26 +79,44 @@ int reply_take_head(struct deputy_call *call, int status, const deputy_header *h
 
 /* ---- what it turns out to be ------------------------------------------------------------------------------------ */
 
-/* Reads code and message out of an OpenAI- or Anthropic-style error object. */
-static void read_error(struct deputy_call *call, const char *text, size_t len)
+/* An upstream may repeat the token in its error; the caller gets that as it came, but logs and scripts read this. */
+static void set_words(struct deputy_call *call, deputy_failure_kind kind, const char *code, const char *message)
 {
-    struct json_member in[] = {{.name = "code"}, {.name = "type"}, {.name = "message"}};
-    char *code = call->failure.code, *message = call->failure.message;
-    if (json_span_find(text, len, in, 3, NULL) != DEPUTY_OK)
-        return;
-    if (in[0].kind == JSON_STRING)
-        json_span_string(text, in[0].start, in[0].end, code, sizeof(call->failure.code));
-    else if (in[1].kind == JSON_STRING)
-        json_span_string(text, in[1].start, in[1].end, code, sizeof(call->failure.code));
-    if (in[2].kind == JSON_STRING && json_span_string(text, in[2].start, in[2].end, message, 256) < 0)
-        message[0] = '\0';
+    const char *token = call->request.bearer_token;
+    int64_t wait = call->failure.retry_after_ms;
+    if (token && strstr(code, token))
+        code = "";
+    if (token && strstr(message, token))
+        message = "(not shown: it holds the caller's token)";
+    failure_set(&call->failure, kind, call->status, code, "%s", message);
+    call->failure.retry_after_ms = wait;
 }
 
 static void failed(struct deputy_call *call, deputy_failure_kind kind, const char *code, const char *text)
 {
-    int64_t wait = call->failure.retry_after_ms;
-    failure_set(&call->failure, kind, call->status, code, "%s: %s", call->provider->name, text);
-    call->failure.retry_after_ms = wait;
+    char message[sizeof(call->failure.message)];
+    snprintf(message, sizeof(message), "%s: %s", call->provider->name, text);
+    set_words(call, kind, code, message);
+}
+
+/* The member as text, or "" when it is none that fits. */
+static const char *read_word(const char *text, const struct json_member *m, char *out, size_t size)
+{
+    if (m->kind != JSON_STRING || json_span_string(text, m->start, m->end, out, size) < 0)
+        out[0] = '\0';
+    return out;
+}
+
+/* Reads code and message out of an OpenAI- or Anthropic-style error object. */
+static void read_error(struct deputy_call *call, const char *text, size_t len)
+{
+    struct json_member in[] = {{.name = "code"}, {.name = "type"}, {.name = "message"}};
+    char code[sizeof(call->failure.code)], message[sizeof(call->failure.message)];
+    if (json_span_find(text, len, in, 3, NULL) != DEPUTY_OK)
+        return;
+    read_word(text, in[0].kind == JSON_STRING ? &in[0] : &in[1], code, sizeof(code));
+    read_word(text, &in[2], message, sizeof(message));
+    set_words(call, call->failure.kind, code[0] ? code : call->failure.code, message[0] ? message : call->failure.message);
 }
 
 static void fail_with_status(struct deputy_call *call)

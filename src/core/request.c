@@ -22,6 +22,18 @@ static bool is_private(const char *name)
     return strncasecmp(name, "x-deputy-", 9) == 0;
 }
 
+/* The token under another name ("x-forwarded-authorization", ...) is still the caller's, and these fields go to local
+ * providers too. Only as a word of its own: short tokens are part of many words. */
+static bool carries(const char *value, const char *token)
+{
+    static const char in_tokens[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/";
+    size_t len = token ? strlen(token) : 0;
+    for (const char *at = value; len > 0 && (at = strstr(at, token)) != NULL; at++)
+        if ((at == value || !strchr(in_tokens, at[-1])) && strspn(at + len, in_tokens) == 0)
+            return true;
+    return false;
+}
+
 static int copy_headers(struct run *run, const deputy_request *request)
 {
     static deputy_header json = {"content-type", "application/json"};
@@ -30,7 +42,7 @@ static int copy_headers(struct run *run, const deputy_request *request)
     bool typed = false;
     for (size_t i = 0; i < request->n_headers && n < 63; i++) {
         const deputy_header *h = &request->headers[i];
-        if (is_private(h->name))
+        if (is_private(h->name) || carries(h->value, run->token))
             continue;
         typed = typed || strcasecmp(h->name, "content-type") == 0;
         passed[n++] = *h;

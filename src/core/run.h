@@ -53,7 +53,7 @@ struct run {
 
     uint64_t start_us, total_us;
     struct timer *timer;
-    bool cancelled, late, forced;
+    bool cancelled, late, forced, graced;
 
     struct deputy_call *calls; /* newest first */
     struct deputy_call *sending; /* whose provider is being asked right now */

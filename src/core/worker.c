@@ -7,7 +7,7 @@
 #include <string.h>
 #include <utlist.h>
 
-enum { ROOM = 256 << 10 }; /* bytes posted and not delivered */
+enum { ROOM = 256 << 10 }; /* what is posted and not delivered */
 
 enum post_kind { POST_HEAD, POST_BYTES, POST_MODEL, POST_END, POST_FAIL, POST_STALE };
 
@@ -55,18 +55,24 @@ static void free_worker(struct worker *w)
 
 /* ---- the worker's thread ------------------------------------------------------------------------------------------ */
 
+/* Many small pieces take more room than their bytes. */
+static size_t cost_of(const struct post *p)
+{
+    return sizeof(*p) + p->len;
+}
+
 static int post(struct deputy_call *call, struct post *p)
 {
     struct worker *w = call->worker;
     int code = DEPUTY_OK;
     pthread_mutex_lock(&w->lock);
-    while (!w->given_up && w->posted > 0 && w->posted + p->len > ROOM)
+    while (!w->given_up && w->posted > 0 && w->posted + cost_of(p) > ROOM)
         pthread_cond_wait(&w->room, &w->lock);
     if (w->given_up || w->ended) {
         code = DEPUTY_ECANCELED;
     } else {
         w->ended = p->kind >= POST_END;
-        w->posted += p->len;
+        w->posted += cost_of(p);
         DL_APPEND(w->posts, p);
     }
     pthread_mutex_unlock(&w->lock);
@@ -212,7 +218,7 @@ void worker_deliver(struct deputy_call *call)
             break;
         pthread_mutex_lock(&w->lock);
         DL_DELETE(w->posts, p);
-        w->posted -= p->len;
+        w->posted -= cost_of(p);
         pthread_cond_signal(&w->room);
         pthread_mutex_unlock(&w->lock);
         header_list_free(&p->headers);

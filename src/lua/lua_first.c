@@ -60,10 +60,11 @@ static int step(lua_State *L, int status, lua_KContext context)
         int results = 0;
         if (b->done)
             continue;
+        lua_State *outer = run->branch; /* of the run:first that this one is inside, if any */
         run->branch = b->co;
         run->waits = false;
         int ended = policy_resume_inside(L, b->co, b->begun ? 0 : 1, &results);
-        run->branch = NULL;
+        run->branch = outer;
         b->begun = true;
         if (ended == LUA_YIELD) {
             lua_pop(b->co, results);

@@ -243,12 +243,10 @@ static void run_later(struct loop *loop)
 
 void loop_reap(struct loop *loop)
 {
-    if (loop->in_curl > 0 || loop->reaping)
+    if (loop->in_curl > 0 || loop->reaping || !loop->multi)
         return;
     loop->reaping = true;
     int left;
-    if (!loop->multi)
-        return;
     for (CURLMsg *message; (message = curl_multi_info_read(loop->multi, &left));) {
         struct loop_exchange *exchange = NULL;
         CURLcode code = message->data.result;
