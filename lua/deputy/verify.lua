@@ -4,9 +4,14 @@
 --   local report = verify.run{ name = "router.lua", text = text, settings = {}, gate = "probe", depth = 3 }
 --   print(verify.format(report, "text"))          -- or "json", "markdown"
 --
--- run takes: name, text; settings ({}), gate ("probe"), depth (1: requests in a row), timeout_s (60), max_worlds (a
--- million, of those that have to be run), environment (a function that makes the script's table of globals; absent: a
--- safe one). It gives
+-- run takes:
+--   name, text   of the script
+--   settings     ({}), gate ("probe"), depth (1: requests in a row)
+--   timeout_s    (60), max_worlds (a million, of those that have to be run)
+--   environment  a function that makes the script's table of globals; absent: a safe one
+--   resume       a function (instructions, co, ...) that gives how many are left, what ran out or nil, and then what
+--                coroutine.resume gives; absent: a count hook
+-- and gives a report:
 --   fail_closed  true when everything was looked at and nothing found
 --   complete     false when the time or max_worlds ended it early
 --   findings     array of { kind =, message =, sequence = array of lines, shortest first }
@@ -22,7 +27,7 @@
 --
 -- The gate is the guarantee; this is the explanation.
 local World = require "deputy.verify_world"
-local state = require "deputy.verify_state"
+local reports = require "deputy.verify_report"
 
 local M = {}
 
@@ -482,7 +487,7 @@ function M.run(given)
   local tables = {}
   self.world = World.new{
     name = options.name, text = options.text, settings = options.settings, gate = options.gate,
-    environment = given.environment,
+    environment = given.environment, resume = given.resume,
     owner = {
       choose = function(...) return self:choose(...) end,
       find = function(...) return self:find(...) end,
@@ -518,9 +523,7 @@ end
 
 --- A report as "text" for 80 columns, "json" or "markdown".
 function M.format(report, how)
-  return require("deputy.verify_report").format(report, how)
+  return reports.format(report, how)
 end
-
-M.state = state
 
 return M

@@ -72,7 +72,7 @@ local function add_modules(self, env)
   local loaded, theirs = {}, env.require
   function env.require(name)
     if loaded[name] ~= nil then return loaded[name] end
-    if type(name) ~= "string" or not name:find("^deputy%.[%w_]+$") then
+    if type(name) ~= "string" or not name:find("^deputy%.[%w_]+$") or name:find("^deputy%.verify") then
       error(format("require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), "
         .. "not '%s'", tostring(name)), 2)
     end
@@ -146,8 +146,10 @@ local function add_words(env)
   end
 end
 
---- Counts what a coroutine computes; over the limit it fails, and fails again whatever it catches.
+--- Counts what a coroutine computes; over the limit it fails, and fails again whatever it catches. Whoever gave a
+--- resume of his own sees to that himself.
 function M.watch(self, co)
+  if self.given_resume then return end
   sethook(co, function()
     self.instructions = self.instructions + HOOK_EVERY
     if self.instructions <= INSTRUCTIONS then return end
@@ -155,6 +157,18 @@ function M.watch(self, co)
     sethook(co, function() error("the script used up its instructions", 0) end, "", 1)
     error("the script used up its instructions", 0)
   end, "", HOOK_EVERY)
+end
+
+local function take(self, left, killed, ...)
+  self.fuel = left
+  self.killed = self.killed or killed ~= nil
+  return ...
+end
+
+--- coroutine.resume, within what a run may compute.
+function M.resume(self, co, ...)
+  if not self.given_resume then return resume(co, ...) end
+  return take(self, self.given_resume(self.fuel, co, ...))
 end
 
 local function add_coroutines(self, env)

@@ -17,7 +17,7 @@ local World = {}
 World.__index = World
 
 local NOW, WALL = state.NOW, state.WALL
-local create, resume, yield, running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
+local create, yield, running = coroutine.create, coroutine.yield, coroutine.running
 local isyieldable, costatus = coroutine.isyieldable, coroutine.status
 local type, error, pcall, tostring = type, error, pcall, tostring
 local pack, unpack = table.pack, table.unpack
@@ -29,7 +29,7 @@ local PRIMARIES, PROBES, WAITS, CHANCES = 6, 16, 64, 3
 
 -- ---- what the script holds in its hands -----------------------------------------------------------------------------
 
-local OP, FAIL, ABORT = {}, {}, "deputy.verify: this run was given up"
+local OP, FAIL, ABORT = {}, {}, {} -- nothing that a script could make by itself
 
 local function make_classes(self)
   local sims = self.sims
@@ -82,6 +82,7 @@ end
 -- Asked from inside the script: the coroutine stops, so that its state can be looked at. Where it cannot stop, no state
 -- is compared and everything that follows is explored.
 function World:pick(point, options)
+  if self.aborted then error(ABORT, 0) end
   if #options == 1 then return options[1] end
   local index
   if self.current and running() == self.current and isyieldable() then
@@ -89,7 +90,10 @@ function World:pick(point, options)
   else
     index = self.owner.choose(self, point, options, self.current ~= nil)
   end
-  if not index then error(ABORT, 0) end
+  if not index then
+    self.aborted = true -- whatever the script makes of the error
+    error(ABORT, 0)
+  end
   return options[index]
 end
 
@@ -344,8 +348,9 @@ end
 function World.new(given)
   local self = setmetatable({
     name = given.name, text = given.text, settings = given.settings or {}, gate = given.gate or "probe",
-    given_environment = given.environment, owner = given.owner,
-    atoms = {}, sims = setmetatable({}, { __mode = "k" }), ordinal = 0, instructions = 0, runs = 0,
+    given_environment = given.environment, given_resume = given.resume, owner = given.owner,
+    atoms = {}, sims = setmetatable({}, { __mode = "k" }), ordinal = 0, instructions = 0, fuel = sandbox.INSTRUCTIONS,
+    runs = 0,
     origin = 0, t = 0, request = 0, chances = 0, llms = 0, callers = 0, allows = {},
   }, World)
   self.facts = { ordinal = 0, fields = {} }
@@ -390,7 +395,7 @@ function World:load()
   end
   local co = create(chunk)
   sandbox.watch(self, co)
-  local ok, script = resume(co)
+  local ok, script = sandbox.resume(self, co)
   if not ok then return self:in_place(script) end
   if costatus(co) ~= "dead" then return self.name .. ": it yielded while it was loaded" end
   if type(script) ~= "table" then
@@ -457,7 +462,8 @@ local function begin(self, moment)
   self.runs = self.runs + 1
   self.run = self.runs
   self.origin, self.wall, self.llms, self.callers = moment.origin, moment.wall, moment.llms, moment.callers
-  self.t, self.ordinal, self.instructions, self.killed = 0, 0, 0, false
+  self.t, self.ordinal = 0, 0
+  self.instructions, self.fuel, self.killed = 0, sandbox.INSTRUCTIONS, false
   self.deadline, self.candidates, self.registered = nil, {}, {}
   self.probes, self.waits, self.chances, self.first_probe = 0, 0, 0, nil
   self.permits, self.last = {}, nil
@@ -476,6 +482,7 @@ local function finish(self, result)
 end
 
 local function find(self, kind, ...)
+  if self.aborted then return end
   self.owner.find(kind, format(...))
 end
 
@@ -734,10 +741,6 @@ local function describe_raise(self, err)
 end
 
 local function script_failed(self, err)
-  if err == ABORT or self.aborted then
-    self.aborted = true
-    return
-  end
   if self.killed then
     find(self, "hang", "the script computes for more than %d instructions", sandbox.INSTRUCTIONS)
   else
@@ -782,10 +785,11 @@ local function turn(self, thread)
   thread.ready = nil
   while true do
     self.current = thread.co
-    local got = pack(resume(thread.co, unpack(args, 1, args.n)))
+    local got = pack(sandbox.resume(self, thread.co, unpack(args, 1, args.n)))
     self.current = nil
+    if self.aborted then return end
     if not got[1] or self.killed then
-      if thread.group_of and not self.killed and got[2] ~= ABORT then
+      if thread.group_of and not self.killed then
         local parent = thread.group_of.parent
         drop(self, parent)
         parent.dead, parent.group, parent.ready = false, nil, pack(FAIL, got[2])
@@ -998,7 +1002,7 @@ function World:judge_verdicts(moment)
     local probe = hand_out(self, "probe", "probe", option.probe)
     local co = create(self.script.verdict)
     sandbox.watch(self, co)
-    local ok, verdict = resume(co, probe)
+    local ok, verdict = sandbox.resume(self, co, probe)
     local label = "probe: " .. option.label
     if not ok then
       self.owner.find(self.killed and "hang" or "raises", "verdict raises an error: " .. self:in_place(verdict), label)
@@ -1020,7 +1024,7 @@ function World:judge_failures(moment)
       local object = hand_out(self, "failure", "last", option.failure)
       local co = create(self.script.should_failover)
       sandbox.watch(self, co)
-      local ok, problem = resume(co, object)
+      local ok, problem = sandbox.resume(self, co, object)
       if not ok then
         self.owner.find(self.killed and "hang" or "raises",
           "should_failover raises an error: " .. self:in_place(problem), "primary: " .. option.label)
