@@ -1759,6 +1759,27 @@ static void a_leg_that_is_over_is_not_sent_again(void **state)
     host_free(h);
 }
 
+static void a_script_that_sleeps_and_sleeps(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->primary.conduct = JSON;
+    load_route(h, "for i = 1, 200 do run:sleep(0) end return run:primary()");
+    start(h);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, h->primary.answer, "primary:ok");
+    free(h->seen.bytes);
+    h->seen = (struct seen){.host = h};
+    load_route(h, "local function nap() return run:sleep(1000) end\n"
+                  "for i = 1, 50 do run:first{ function() return true end, nap } end\n"
+                  "for i = 1, 50 do run:first{ nap, function() return true end } end");
+    start(h);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, h->primary.answer, "policy:script_failed primary:ok");
+    assert_non_null(strstr(h->log, "too many pauses"));
+    host_free(h);
+}
+
 static void one_first_inside_another(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2207,6 +2228,7 @@ int main(void)
         cmocka_unit_test(progress_says_what_it_does),
         cmocka_unit_test(an_old_permit_is_renewed),
         cmocka_unit_test(one_first_inside_another),
+        cmocka_unit_test(a_script_that_sleeps_and_sleeps),
         cmocka_unit_test(a_leg_that_is_over_is_not_sent_again),
         cmocka_unit_test(a_newer_no_reaches_a_leg_that_waits),
         cmocka_unit_test(a_renewal_that_never_helps_ends),

@@ -90,7 +90,7 @@ struct nap *run_nap(struct run *run, uint64_t ms)
     struct nap *nap;
     unsigned n = 0;
     LL_FOREACH (run->naps, nap)
-        n += !nap->over;
+        n++;
     nap = n < RUN_LEGS_MAX ? calloc(1, sizeof(*nap)) : NULL;
     if (!nap)
         return NULL;
@@ -102,6 +102,13 @@ struct nap *run_nap(struct run *run, uint64_t ms)
     }
     LL_PREPEND(run->naps, nap);
     return nap;
+}
+
+void run_wake_from(struct nap *nap)
+{
+    LL_DELETE(nap->run->naps, nap);
+    timer_drop(nap->timer);
+    free(nap);
 }
 
 deputy_verdict run_verdict(const struct run *run)

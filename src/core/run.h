@@ -92,7 +92,8 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uin
 /* Ends every leg and question that is still open, but the call given: the rest of a hedge. */
 void run_drop_open(struct run *run, const struct deputy_call *but);
 
-/* A pause. over is true when it has passed. NULL when out of memory or with too many at once. */
+/* A pause. over is true when it has passed; then run_wake_from gives it back. NULL when out of memory, or with too many
+ * that were not given back. */
 struct nap {
     struct nap *next;
     struct run *run;
@@ -100,6 +101,7 @@ struct nap {
     bool over;
 };
 struct nap *run_nap(struct run *run, uint64_t ms);
+void run_wake_from(struct nap *nap);
 
 /* The call of that number, or NULL. */
 struct deputy_call *run_find_call(const struct run *run, unsigned number);

@@ -154,6 +154,7 @@ static int nap_result(lua_State *L, int status, lua_KContext context)
     (void)status;
     if (!nap->over)
         return wait(L, nap->run, context, nap_result);
+    run_wake_from(nap);
     lua_pushboolean(L, 1);
     return 1;
 }
