@@ -2110,6 +2110,48 @@ static void cancelled_while_it_waits_for_a_thread(void **state)
     host_free(h);
 }
 
+static void denied_while_it_waits_for_a_thread(void **state)
+{
+    struct host *h = host_new(NULL);
+    struct blocker busy[4] = {{0}}, b = {0};
+    struct seen seen[4] = {{0}};
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        deputy_request request = request_for(h);
+        request.primary = provider_of("busy", &blocking_vtable, &busy[i]);
+        atomic_store(&busy[i].deed, UNTIL_CANCELLED);
+        start_with(h, &request, &seen[i]);
+        deputy_provider_unref(request.primary);
+        until_running(h, &busy[i]);
+    }
+    deputy_register(h->engine, provider_of("blocking", &blocking_vtable, &b), NULL);
+    deputy_register_failover(h->engine, "haiku", "blocking", NULL);
+    atomic_store(&b.deed, AT_ONCE);
+    h->primary.conduct = FAIL;
+    h->probe_status[1] = 403;
+    load_route(h, "local _, failure = run:primary()\n"
+                  "local answer = run:first{\n"
+                  "  function() run:probe() return run:complete(run:failover()) end,\n"
+                  "  function() run:sleep(5) run:probe() run:sleep(2000) end,\n"
+                  "}\n"
+                  "return answer, failure");
+    deputy_request request = request_for(h);
+    request.llm = "haiku";
+    request.total_ms = 500;
+    start_with(h, &request, &h->seen);
+    for (int i = 0; i < 1000 && h->probes < 2; i++)
+        turn(h);
+    for (int i = 0; i < 4; i++)
+        deputy_cancel(h->engine, seen[i].run);
+    TURN_UNTIL(h, h->seen.ends);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_FAILED);
+    assert_false(h->seen.outcome.failover);
+    assert_int_equal(h->seen.failure.kind, DEPUTY_FAILURE_CONNECT);
+    deputy_engine_free(h->engine);
+    h->engine = NULL;
+    host_free(h);
+}
+
 static void asking_a_provider_that_blocks(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2240,6 +2282,7 @@ int main(void)
         cmocka_unit_test(a_blocking_provider_is_cancelled),
         cmocka_unit_test(freed_while_a_provider_blocks),
         cmocka_unit_test(cancelled_while_it_waits_for_a_thread),
+        cmocka_unit_test(denied_while_it_waits_for_a_thread),
         cmocka_unit_test(asking_a_provider_that_blocks),
         cmocka_unit_test(on_the_hosts_own_loop),
         cmocka_unit_test(words),

@@ -1,18 +1,21 @@
 #include "core/ask.h"
 
 #include "base/error.h"
+#include "core/worker.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
-/* Those of legs that still wait for their first byte too: they ask again. A worker's thread may be reading its own. */
+/* Those of legs that still wait for their first byte too: they ask again. A worker's thread may be reading its call's. */
 static void take_all_permits(struct run *run)
 {
     struct deputy_call *call;
     memset(run->permits, 0, sizeof(run->permits));
     LL_FOREACH (run->calls, call)
-        if (!call->worker)
+        if (call->worker)
+            worker_revoke(call);
+        else
             memset(&call->permit, 0, sizeof(call->permit));
 }
 

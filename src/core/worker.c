@@ -29,7 +29,7 @@ struct worker {
     pthread_cond_t room;
     struct post *posts;
     size_t posted;
-    bool given_up, ended; /* under the lock, like what stands above; the others are the loop's alone */
+    bool given_up, revoked, ended; /* under the lock, like what stands above; the others are the loop's alone */
     int code;
     bool returned, abandoned;
     deputy_request request; /* its own copy: pointers into what follows */
@@ -148,7 +148,7 @@ static void work(uv_work_t *work)
     const deputy_options *o = &call->engine->options;
     void *self = call->provider->self;
     pthread_mutex_lock(&w->lock);
-    bool given_up = w->given_up;
+    bool given_up = w->given_up, revoked = w->revoked;
     pthread_mutex_unlock(&w->lock);
     if (given_up)
         return;
@@ -161,7 +161,7 @@ static void work(uv_work_t *work)
         return;
     case CALL_LOCAL: /* it may have waited long for a thread */
         if (o->gate == DEPUTY_GATE_PROBE &&
-            !gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us())) {
+            (revoked || !gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us()))) {
             struct post *p = new_post(POST_STALE, NULL, 0);
             w->code = p ? post(call, p) : DEPUTY_ENOMEM;
             return;
@@ -323,6 +323,14 @@ void worker_give_up(struct deputy_call *call)
     pthread_mutex_lock(&w->lock);
     w->given_up = true;
     pthread_cond_broadcast(&w->room);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void worker_revoke(struct deputy_call *call)
+{
+    struct worker *w = call->worker;
+    pthread_mutex_lock(&w->lock);
+    w->revoked = true;
     pthread_mutex_unlock(&w->lock);
 }
 

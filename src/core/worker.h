@@ -24,4 +24,7 @@ void worker_give_up(struct deputy_call *call);
 /* The owner is done with the call: it is freed when its thread has come back. */
 void worker_abandon(struct deputy_call *call);
 
+/* The central has said no since: a call whose thread has not begun counts as stale. */
+void worker_revoke(struct deputy_call *call);
+
 #endif
