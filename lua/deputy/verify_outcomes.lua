@@ -48,18 +48,13 @@ primary_fails("refused", "refused", { code = "name" })
 primary_fails("cancelled", "cancelled", { code = "stopped" })
 primary_fails("deadline", "deadline", { code = "total" })
 
---- What a primary's failure says about asking anybody again: "verdict", "bytes" (part of a reply had come), "gone" (the
---- caller) or "down".
+--- What a primary's failure says about asking anybody again: "verdict" (a status that is one), "bytes" (part of a reply
+--- had come) or "down". Whether an error without a status of its own is a verdict is left to the script.
 function M.class_of(failure)
-  local kind, status = failure.kind, failure.status or 0
-  if kind == "cancelled" or kind == "deadline" then return "gone" end
-  if kind == "limit" then return "verdict" end
+  local kind, status = failure.kind, failure.status
   if kind == "cut" or (kind == "timeout" and failure.code == "idle") then return "bytes" end
-  if kind == "status" or (kind == "in_band" and status >= 300) then
-    local down = status == 408 or status == 425 or status == 429 or (status >= 500 and status <= 599)
-    return down and "down" or "verdict"
-  end
-  return "down"
+  if kind ~= "status" or status == 408 or status == 425 or status == 429 then return "down" end
+  return status >= 500 and status <= 599 and "down" or "verdict"
 end
 
 -- ---- the probe ------------------------------------------------------------------------------------------------------

@@ -505,7 +505,6 @@ end
 
 local AGAIN = {
   verdict = { "retried_verdict", "the primary is called again after its verdict on the request or the caller" },
-  gone = { "retried_verdict", "the primary is called again although the caller is gone" },
   bytes = { "retried_after_bytes", "the primary is called again after part of its reply had come" },
 }
 
@@ -598,10 +597,9 @@ local function start_local(self, seconds, name)
       return nil, { kind = "refused", code = "gate", message = "the gate withheld it" }
     end
   end
-  local class = class_now(self)
-  if class == "gone" or (class == "verdict" and not self.on_any) then
-    find(self, "failed_over_verdict", class == "gone" and "a local provider is called although the caller is gone"
-      or "a local provider is called after the primary's verdict on the request or the caller")
+  if class_now(self) == "verdict" and not self.on_any then
+    find(self, "failed_over_verdict",
+      "a local provider is called after the primary's verdict on the request or the caller")
   end
   if is_held(self) then
     find(self, "thrown_away", "a local provider is called although the primary's reply has come")
