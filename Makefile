@@ -142,11 +142,12 @@ tests: all $(TESTS)
 AGAIN = @$(MAKE) --no-print-directory
 JOBS  ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: help deps run test install uninstall lint asan tsan valgrind coverage fuzz bench soak docs clean
+.PHONY: help deps clients run test install uninstall lint asan tsan valgrind coverage fuzz bench soak docs clean
 help:
 	@echo 'make            libdeputy.a, libdeputy.so, deputy (the CLI) and deputy.so (the Lua module), in $(BUILD)/'
 	@echo 'make deps       installs the Debian packages that are missing'
 	@echo 'make run        the main job in three acts, against servers on this machine'
+	@echo 'make clients    the clients from npm that the tests use'
 	@echo 'make test       all tests; the last line is "N passed, N failed"'
 	@echo 'make install    to PREFIX ($(PREFIX)), under DESTDIR; make uninstall takes it away again'
 	@echo 'make lint       formats, floors, exported names, clang-tidy, luacheck'
@@ -161,11 +162,14 @@ help:
 deps:
 	@.ci/deps $(DEPS)
 
+clients: deps
+	@spec/clients/install
+
 run: deps
 	$(AGAIN) -s -j$(JOBS) all
 	@DEPUTY_BUILD=$(BUILD) DEPUTY_LUA=$(CURDIR)/lua lua5.4 examples/quickstart/demo.lua
 
-test: deps
+test: deps clients
 	$(AGAIN) -s -j$(JOBS) tests
 	@BUILD=$(BUILD) spec/run
 

@@ -1,0 +1,199 @@
+-- Clients as people have them, from npm, before a real deputy serve. Each is driven by spec/clients/<name>.mjs through
+-- every case, plain and streaming; the model's name says what happens to the request.
+local lfs = require "lfs"
+local cjson = require "cjson"
+local gateway = require "spec.support.gateway"
+local peers = require "spec.support.peers"
+local shell = require "spec.support.shell"
+
+local TOKEN = "tok-caller-very-secret"
+local DRIVER_MS = 60000
+local OUTAGE = {
+  status = 503, headers = { ["Content-Type"] = "application/json" },
+  body = '{"error":{"message":"no capacity","type":"overloaded_error","code":"busy"}}',
+}
+
+-- Runs in the peers: answers chat, responses and messages in their own shapes; what goes wrong is in the model's name.
+local UPSTREAM = [[
+  local cjson = require "cjson"
+  local CHUNK = '{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,' ..
+    '"delta":%s,"finish_reason":%s}]}'
+  local ITEM = '{"id":"i","type":"message","role":"assistant","status":"completed","content":[' ..
+    '{"type":"output_text","text":"%s","annotations":[]}]}'
+  local RESPONSE = '{"id":"r","object":"response","created_at":1,"status":"completed","model":"m","output":[' ..
+    ITEM .. '],"parallel_tool_calls":true,"tools":[],"metadata":{}}'
+  local MESSAGE = '{"id":"m","type":"message","role":"assistant","model":"m","content":%s,"stop_reason":%s,' ..
+    '"stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}'
+
+  local function named(list)
+    for i, data in ipairs(list) do list[i] = "event: " .. data:match('"type":"([^"]+)"') .. "\ndata: " .. data end
+    return list
+  end
+
+  -- path -> the plain reply; the events before, of, and after the text.
+  local shapes = {
+    chat = function(a, b)
+      return ('{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":' ..
+        '{"role":"assistant","content":"%s"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,' ..
+        '"completion_tokens":1,"total_tokens":2}}'):format(a .. b),
+        { CHUNK:format('{"role":"assistant","content":""}', "null"),
+          CHUNK:format('{"content":"' .. a .. '"}', "null") },
+        { CHUNK:format('{"content":"' .. b .. '"}', "null"), CHUNK:format("{}", '"stop"') }, true
+    end,
+    ["/v1/responses"] = function(a, b)
+      local function delta(text)
+        return '{"type":"response.output_text.delta","item_id":"i","output_index":0,"content_index":0,"delta":"' ..
+          text .. '","sequence_number":2}'
+      end
+      return RESPONSE:format(a .. b),
+        named{ '{"type":"response.created","sequence_number":0,"response":' .. RESPONSE:format("") .. "}",
+          delta(a) },
+        named{ delta(b),
+          '{"type":"response.completed","sequence_number":4,"response":' .. RESPONSE:format(a .. b) .. "}" }
+    end,
+    ["/v1/messages"] = function(a, b)
+      local function delta(text)
+        return '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"' .. text .. '"}}'
+      end
+      return MESSAGE:format('[{"type":"text","text":"' .. a .. b .. '"}]', '"end_turn"'),
+        named{ '{"type":"message_start","message":' .. MESSAGE:format("[]", "null") .. "}",
+          '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}', delta(a) },
+        named{ delta(b), '{"type":"content_block_stop","index":0}', '{"type":"message_delta","delta":' ..
+          '{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":1}}', '{"type":"message_stop"}' }
+    end,
+  }
+
+  local function sse(events, done)
+    local text = {}
+    for i, event in ipairs(events) do text[i] = (event:find("^event:") and "" or "data: ") .. event .. "\n\n" end
+    text = table.concat(text) .. (done and "data: [DONE]\n\n" or "")
+    return { send = ("%x\r\n%s\r\n"):format(#text, text) }
+  end
+
+  return function(request, state)
+    if request.method ~= "POST" then return nil end
+    local body = cjson.decode(request.body)
+    local model = body.model
+    if model == "over" or model == "closed" then return state.outage end
+    local plain, first, rest, done = (shapes[request.path] or shapes.chat)(state.words[1], state.words[2])
+    if not body.stream then
+      if model == "gone" then return { { stall = true } } end
+      local reply = { status = 200, headers = { ["Content-Type"] = "application/json" }, body = plain }
+      return model == "cut" and { { cut = 120, how = "reset" }, reply } or reply
+    end
+    local head = { send = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" }
+    if model == "cut" then return { head, sse(first), { wait_ms = 100 }, { reset = true } } end
+    if model == "gone" then return { head, sse(first), { stall = true } } end
+    return { head, sse(first), { wait_ms = 20 }, sse(rest, done), { send = "0\r\n\r\n" } }
+  end
+]]
+
+-- In CI a client that is not there is a failure, elsewhere a word.
+local function missing()
+  local node = shell.run{ "node", "--version" }
+  if node.status ~= 0 then return "node is not there: make clients says why" end
+  if not lfs.attributes("spec/clients/node_modules/.package-lock.json") then
+    return "the npm packages are not there: make clients says why"
+  end
+end
+
+local central, model, gw
+
+local function start()
+  local everything = { "up", "over", "closed", "cut", "gone" }
+  local llms = {}
+  for _, name in ipairs(everything) do llms[name] = {} end
+  llms.closed.probe = { status = 403 }
+  central = peers.central{
+    llms = llms, tokens = { [TOKEN] = { view = { "*" }, run = { "*" } } }, script = UPSTREAM,
+    words = { "from the ", "central" }, outage = OUTAGE,
+  }
+  model = peers.openai{ script = UPSTREAM, words = { "from the ", "local model" } }
+  gw = gateway.start{
+    central = { url = central.url },
+    providers = {
+      { name = "local", type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = everything },
+    },
+    policy = { settings = { retries = 0, breaker = false } },
+  }
+end
+
+local function drive(client)
+  local run = shell.run{ "node", "spec/clients/" .. client .. ".mjs", "http://" .. gw.address .. "/v1", TOKEN,
+    timeout_ms = DRIVER_MS }
+  assert.equal("", run.stderr)
+  assert.equal(0, run.status)
+  local results = {}
+  for line in run.stdout:gmatch("[^\n]+") do
+    local result = cjson.decode(line)
+    results[result.case .. " " .. result.mode] = result
+  end
+  return results
+end
+
+local function says(text, word) assert.is_truthy(text:find(word, 1, true), text) end
+
+-- How the connections ended that carried this model's requests to the central.
+local function endings_of(name)
+  local wanted, endings = {}, {}
+  for _, request in ipairs(central:requests("POST")) do
+    if cjson.decode(request.body).model == name then wanted[request.conn] = true end
+  end
+  for _, connection in ipairs(central:connection_log()) do
+    if wanted[connection.id] then endings[#endings + 1] = connection.ended or "open" end
+  end
+  return endings
+end
+
+local clients = { "openai", "responses", "anthropic", "ai", "langchain", "eventsource" }
+
+describe("a client from npm:", function()
+  after_each(function()
+    gateway.stop_all()
+    peers.stop_all()
+  end)
+
+  for _, client in ipairs(clients) do
+    it(client, function()
+      local why = missing()
+      if why and os.getenv("CI") then error(why) end
+      if why then return pending(why) end
+      start()
+      local results = drive(client)
+
+      for _, mode in ipairs{ "plain", "stream" } do
+        local function of(name)
+          local result = results[name .. " " .. mode]
+          assert.is_truthy(result, name .. " " .. mode)
+          return result
+        end
+        local up, over, closed, gone = of "up", of "over", of "closed", of "gone"
+        assert.same({ mode, "from the central", cjson.null }, { mode, up.text, up.error })
+        assert.same({ mode, "from the local model", cjson.null }, { mode, over.text, over.error })
+        assert.same({ mode, "", 503 }, { mode, closed.text, closed.error ~= cjson.null and closed.error.status })
+        says(closed.error.message, "no capacity")
+        assert.not_equal(cjson.null, gone.error)
+      end
+
+      -- half of a plain reply reaches nobody: the stand-in answers; half a stream is raised
+      assert.same({ "from the local model", cjson.null }, { results["cut plain"].text, results["cut plain"].error })
+      local cut = results["cut stream"]
+      assert.equal("from the ", cut.text)
+      assert.not_equal(cjson.null, cut.error)
+      says(cut.error.message, "Connection reset")
+      assert.equal("from the ", results["gone stream"].text)
+
+      local endings = central:wait_until(function()
+        local list = endings_of "gone"
+        for _, ended in ipairs(list) do
+          if ended ~= "client" and ended ~= "client_reset" then return nil end
+        end
+        return #list == 2 and list
+      end)
+      assert.is_truthy(endings, "the central was not told: " .. table.concat(endings_of "gone", " "))
+      -- over twice, and the plain one that was cut
+      assert.equal(3, model:count("POST"))
+      assert.is_false(model:saw(TOKEN))
+    end)
+  end
+end)
