@@ -1,6 +1,6 @@
--- Scripts that want to hang the engine, crash it, or get past it. Each is run by the real engine with small limits; what is
--- asked of every one: it ends in time, the caller gets the primary's own word, no stand-in is called without a clean 2xx,
--- and a well-behaved policy works right after it.
+-- Scripts that want to hang the engine, crash it, or get past it. Each is run by the real engine with small limits; what
+-- is asked of every one: it ends in time, the caller gets the primary's own word, no stand-in is called without a clean
+-- 2xx, and a well-behaved policy works right after it.
 local deputy = require "deputy"
 local uv = require "luv"
 
@@ -31,7 +31,9 @@ describe("a hostile script", function()
       verify = "off",
       probe = function() return probe_status end,
       timeouts = { total_ms = TOTAL_MS },
-      limits = { policy_ms = POLICY_MS, policy_instructions = 1 << 40, policy_run_bytes = 8 << 20, policy_bytes = 16 << 20 },
+      limits = {
+        policy_ms = POLICY_MS, policy_instructions = 1 << 40, policy_run_bytes = 8 << 20, policy_bytes = 16 << 20,
+      },
     })
   end
 
@@ -108,6 +110,17 @@ describe("a hostile script", function()
       assert.is_true(cpu <= (POLICY_MS + LATE_MS) * SLOWER, ("computed for %.0f ms"):format(cpu))
       fails_as_primary(router)
       behaves(router)
+    end)
+  end
+
+  -- verify looks at a script before it is used: it must come to an end too. Its own bound is 2 s, and one more for a
+  -- script that runs away. These are the ones that only the library's limits end.
+  for _, name in ipairs{ "coroutine_close_deep", "coroutine_tree", "close_many", "json_shared", "loop_coroutine",
+    "loop_xpcall_handler", "memory_rehash", "memory_varargs", "pattern_star" } do
+    it("ends while it is verified, and is refused: " .. name, function()
+      local computed = os.clock()
+      assert.error_matches(function() deputy.router(registry, { policy = path(name), bearer_token = "tok" }) end, name)
+      assert.is_true(os.clock() - computed <= 3.5 * SLOWER)
     end)
   end
 

@@ -12,7 +12,8 @@
 /* HOOK_EVERY: the dearest instruction (comparing two strings of POLICY_STRING_MAX) takes 0.4 ms. LOOK_EVERY_BYTES: what
  * is allocated between two looks at the clock, for loops that spend their time on large blocks. GRACE: what a script
  * that was killed may still allocate in one piece, so that it ends without a collection at every step. CLOSING_MAX: Lua
- * does not count the C stack of coroutines that are closed inside one another. */
+ * does not count the C stack of coroutines that are closed inside one another. GC_PAUSE: a state is small and what a run
+ * leaves behind is smaller, so that it may grow to four times its size before it is searched again. */
 enum {
     HOOK_EVERY = 100,
     IDLE_THREADS = 256,
@@ -21,7 +22,8 @@ enum {
     GRACE = 4096,
     CLOSING_MAX = 4,
     PIECE = 256,
-    JUMPS_MAX = 4096
+    JUMPS_MAX = 4096,
+    GC_PAUSE = 400
 };
 
 struct policy {
@@ -110,10 +112,8 @@ static bool may_grow(struct policy *p, bool is_string, size_t size, size_t more)
         p->unseen_bytes = 0;
         spend(p, HOOK_EVERY);
     }
-    if (size > BLOCK_MAX || (is_string && size > POLICY_STRING_MAX + 64)) {
-        if (b)
-            kill_script(p,
-                        "the script made too large a string (at most 64 KiB) or table (4 MiB), or called too deeply");
+    if (b && (size > BLOCK_MAX || (is_string && size > POLICY_STRING_MAX + 64))) {
+        kill_script(p, "the script made too large a string (at most 64 KiB) or table (4 MiB), or called too deeply");
         return false;
     }
     if (more <= p->max_bytes && p->bytes <= p->max_bytes - more && (!b || (int64_t)more <= b->max_bytes - b->bytes)) {
@@ -138,7 +138,7 @@ static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
     if (size == 0) {
         free(ptr);
     } else {
-        block = realloc(ptr, size);
+        block = ptr ? realloc(ptr, size) : malloc(size);
         if (!block && size > old)
             return NULL;
         if (!block)
@@ -165,15 +165,12 @@ static void on_count(lua_State *L, lua_Debug *record)
 void policy_charge(lua_State *L, uint64_t instructions)
 {
     struct policy *p = policy_of(L);
-    if (instructions < HOOK_EVERY || (p && !p->budget))
+    if (instructions < HOOK_EVERY)
         return;
-    if (!p) {
+    if (!p || !p->budget) {
         lua_Debug record = {.event = LUA_HOOKCOUNT};
-        int top = lua_gettop(L);
-        luaL_checkstack(L, LUA_MINSTACK, NULL);
         if (lua_gethookmask(L) & LUA_MASKCOUNT)
             lua_gethook(L)(L, &record);
-        lua_settop(L, top); /* debug.sethook's own hook leaves what it pushed to Lua */
         return;
     }
     spend(p, instructions);
@@ -326,25 +323,43 @@ static void describe(lua_State *L, int status, char *message, size_t size)
     message[len] = '\0';
 }
 
-int policy_load(const char *name, const char *text, size_t len, const deputy_limits *limits, const char *settings,
-                const struct policy_bindings *bindings, void *host, struct policy **policy, deputy_error *error)
+static struct policy *new_state(const char *name, size_t max_bytes)
 {
     size_t name_len = strlen(name) + 1;
     struct policy *p = calloc(1, sizeof(*p) + name_len);
-    *policy = NULL;
     if (!p)
-        return error_set(error, DEPUTY_ENOMEM, "out of memory while loading %s", name);
+        return NULL;
     memcpy(p->name, name, name_len);
     p->refs = 1;
-    p->bindings = *bindings;
-    p->host = host;
-    p->max_bytes = limits->policy_bytes;
+    p->max_bytes = max_bytes;
     p->L = lua_newstate(allocate, p);
     if (!p->L) {
         free(p);
-        return error_set(error, DEPUTY_ENOMEM, "out of memory while loading %s", name);
+        return NULL;
     }
     *extra_of(p->L) = (uintptr_t)p; /* new coroutines inherit it */
+    return p;
+}
+
+struct policy *policy_bare(size_t max_bytes)
+{
+    return new_state("", max_bytes);
+}
+
+lua_State *policy_state(struct policy *policy)
+{
+    return policy->L;
+}
+
+int policy_load(const char *name, const char *text, size_t len, const deputy_limits *limits, const char *settings,
+                const struct policy_bindings *bindings, void *host, struct policy **policy, deputy_error *error)
+{
+    *policy = NULL;
+    struct policy *p = new_state(name, limits->policy_bytes);
+    if (!p)
+        return error_set(error, DEPUTY_ENOMEM, "out of memory while loading %s", name);
+    p->bindings = *bindings;
+    p->host = host;
 
     struct source source = {.name = name, .text = text, .len = len, .settings = settings, .bindings = bindings};
     struct budget budget;
@@ -365,6 +380,8 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
         policy_unref(p);
         return error_set(error, code, "cannot load the policy %s: %s", name, message);
     }
+    lua_gc(p->L, LUA_GCCOLLECT);
+    lua_gc(p->L, LUA_GCINC, GC_PAUSE, 0, 0);
     *policy = p;
     return DEPUTY_OK;
 }
@@ -463,6 +480,17 @@ int policy_resume_inside(lua_State *L, lua_State *co, int nargs, int *nresults)
     p->current = outer;
     if (p->budget && p->budget->killed)
         raise_kill(L);
+    return status;
+}
+
+int policy_resume_limited(lua_State *L, lua_State *co, struct budget *budget, int nargs, int *nresults)
+{
+    struct policy *p = policy_of(L);
+    if (lua_gethook(co) != on_count)
+        lua_sethook(co, on_count, LUA_MASKCOUNT, HOOK_EVERY);
+    enter(p, budget, co);
+    int status = lua_resume(co, L, nargs, nresults);
+    leave(p);
     return status;
 }
 

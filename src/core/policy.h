@@ -56,6 +56,12 @@ void policy_charge(lua_State *L, uint64_t instructions);
  * was killed inside co, so that nobody catches it. */
 int policy_resume_inside(lua_State *L, lua_State *co, int nargs, int *nresults);
 int policy_close_inside(lua_State *L, lua_State *co);
+/* A state for code of our own that tries scripts out: without limits but max_bytes, except inside
+ * policy_resume_limited, which resumes co under a budget as a run's coroutine is, and kills it as one. Not from inside
+ * itself. NULL when out of memory; given back by policy_unref. */
+struct policy *policy_bare(size_t max_bytes);
+lua_State *policy_state(struct policy *policy);
+int policy_resume_limited(lua_State *L, lua_State *co, struct budget *budget, int nargs, int *nresults);
 /* While set, memory over the limit is granted: for C that would lose its own if Lua raised. What it asks for must be
  * bounded, and it must be unset on every way out. */
 void policy_lenient(lua_State *L, bool lenient);

@@ -1,5 +1,5 @@
-/* Verifying a policy: lua/deputy/verify.lua, from within the library, in a trusted Lua state of its own. The script under
- * test gets an environment made by the sandbox, and simulated runs; it never meets an engine. */
+/* Verifying a policy: lua/deputy/verify.lua, from within the library, in a trusted Lua state of its own. The script
+ * under test gets an environment made by the sandbox, and simulated runs; it never meets an engine. */
 #include "lua/lua_verify.h"
 
 #include "base/error.h"
@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HOOK_EVERY = 10000 };
+enum { HOOK_EVERY = 10000, SCRIPT_MS = 500, SCRIPT_BYTES = 8 << 20 };
 
 static const size_t memory_max = (size_t)256 << 20;
+static const char job_key;
 
 struct job {
     const char *name, *text, *settings, *format;
@@ -23,33 +24,18 @@ struct job {
     unsigned depth;
     deputy_gate gate;
     uint64_t until_us, timeout_ms;
-    size_t bytes;
     /* what comes out */
     bool fail_closed;
     char *report;
     char first[320]; /* the first finding */
 };
 
-static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
-{
-    struct job *job = user;
-    size_t old = ptr ? old_size : 0;
-    if (size > old && job->bytes + (size - old) > memory_max)
-        return NULL;
-    void *block = size ? realloc(ptr, size) : NULL;
-    if (size == 0)
-        free(ptr);
-    else if (!block)
-        return NULL;
-    job->bytes += size - old;
-    return block;
-}
-
 static struct job *job_of(lua_State *L)
 {
-    void *user;
-    lua_getallocf(L, &user);
-    return user;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &job_key);
+    struct job *job = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return job;
 }
 
 /* Set far enough behind verify's own time limit that only a script that runs away is ended here. */
@@ -58,6 +44,35 @@ static void on_count(lua_State *L, lua_Debug *record)
     (void)record;
     if (loop_now_us() > job_of(L)->until_us)
         luaL_error(L, "the script could not be verified in the time allowed");
+}
+
+/* resume(instructions, co, ...): as coroutine.resume, for the script's code, with the limits that a run has. Gives how
+ * many instructions are left, then what ran out (or nil), then what coroutine.resume gives. */
+static int resume_script(lua_State *L)
+{
+    struct budget budget = {
+        .instructions = (uint64_t)luaL_checkinteger(L, 1),
+        .compute_us = (uint64_t)SCRIPT_MS * 1000,
+        .max_bytes = SCRIPT_BYTES,
+    };
+    lua_State *co = lua_tothread(L, 2);
+    int n = lua_gettop(L) - 2;
+    luaL_argexpected(L, co, 2, "coroutine");
+    if (!lua_checkstack(co, n))
+        return luaL_error(L, "too many arguments to resume");
+    lua_xmove(L, co, n);
+    int status = policy_resume_limited(L, co, &budget, n, &n);
+    bool went_well = (status == LUA_OK || status == LUA_YIELD) && !budget.killed;
+    n = went_well ? n : 1;
+    luaL_checkstack(L, n + 3, "too many results to resume");
+    lua_pushinteger(L, (lua_Integer)budget.instructions);
+    lua_pushstring(L, budget.killed);
+    lua_pushboolean(L, went_well);
+    if (budget.killed)
+        lua_pushstring(L, budget.killed);
+    else
+        lua_xmove(co, L, n);
+    return n + 3;
 }
 
 static int push_environment(lua_State *L)
@@ -77,6 +92,8 @@ static void keep_finding(lua_State *L, struct job *job)
 static int verify_protected(lua_State *L)
 {
     struct job *job = lua_touserdata(L, 1);
+    lua_pushlightuserdata(L, job);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &job_key);
     luaL_openlibs(L);
     lua_pushglobaltable(L);
     lua_globals_push_require(L);
@@ -104,6 +121,8 @@ static int verify_protected(lua_State *L)
     lua_getfield(L, -1, "settings");
     lua_setfield(L, -3, "settings");
     lua_pop(L, 1);
+    lua_pushcfunction(L, resume_script);
+    lua_setfield(L, -2, "resume");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "fail_closed");
     job->fail_closed = lua_isboolean(L, -1) && lua_toboolean(L, -1);
@@ -123,11 +142,11 @@ static int verify_protected(lua_State *L)
 
 static int do_job(struct job *job, deputy_error *error)
 {
-    lua_State *L = lua_newstate(allocate, job);
-    if (!L)
+    struct policy *state = policy_bare(memory_max);
+    if (!state)
         return error_set(error, DEPUTY_ENOMEM, "out of memory while verifying %s", job->name);
-    *(void **)lua_getextraspace(L) = NULL; /* no policy's state */
-    job->until_us = loop_now_us() + job->timeout_ms * 1500;
+    lua_State *L = policy_state(state);
+    job->until_us = loop_now_us() + (job->timeout_ms + 1000) * 1000;
     lua_sethook(L, on_count, LUA_MASKCOUNT, HOOK_EVERY);
     lua_pushcfunction(L, verify_protected);
     lua_pushlightuserdata(L, job);
@@ -135,11 +154,11 @@ static int do_job(struct job *job, deputy_error *error)
     if (status != LUA_OK) {
         const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error that is not a string";
         job->fail_closed = false;
-        code = error_set(error, status == LUA_ERRMEM ? DEPUTY_ENOMEM : DEPUTY_EPOLICY, "cannot verify %s: %s", job->name,
-                         text);
+        code = error_set(error, status == LUA_ERRMEM ? DEPUTY_ENOMEM : DEPUTY_EPOLICY, "cannot verify %s: %s",
+                         job->name, text);
     }
     lua_sethook(L, NULL, 0, 0);
-    lua_close(L);
+    policy_unref(state);
     if (code == DEPUTY_OK && job->format && !job->report)
         code = error_set(error, DEPUTY_ENOMEM, "out of memory for the report on %s", job->name);
     return code;
@@ -183,12 +202,14 @@ int deputy_verify_policy(const deputy_verify_options *options, const char *path,
     *report = NULL;
     *fail_closed = false;
     if (o->size != sizeof(*o))
-        return error_set(error, DEPUTY_EABI, "deputy_verify_options: expected a size of %zu, got %zu: use "
-                                             "DEPUTY_INIT(deputy_verify_options)",
+        return error_set(error, DEPUTY_EABI,
+                         "deputy_verify_options: expected a size of %zu, got %zu: use "
+                         "DEPUTY_INIT(deputy_verify_options)",
                          sizeof(*o), o->size);
     const char *format = o->format ? o->format : "text";
     if (strcmp(format, "text") != 0 && strcmp(format, "json") != 0 && strcmp(format, "markdown") != 0)
-        return error_set(error, DEPUTY_EINVAL, "format: expected \"text\", \"json\" or \"markdown\", got \"%s\"", format);
+        return error_set(error, DEPUTY_EINVAL, "format: expected \"text\", \"json\" or \"markdown\", got \"%s\"",
+                         format);
     if (o->depth > 6)
         return error_set(error, DEPUTY_EINVAL, "depth: expected 1 to 6 requests in a row, got %u", o->depth);
     int code = lua_policy_read(path, &text, &len, error);
