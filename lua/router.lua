@@ -35,7 +35,7 @@ local breaker = options.breaker and breakers.new(options.breaker)
 -- Failures of the primary that say "the central cannot answer", not "the answer is no".
 local UNAVAILABLE_KIND = {
   connect = true, dns = true, tls = true, timeout = true,
-  malformed = true, in_band = true, cut = true, error = true,
+  malformed = true, cut = true, error = true,
 }
 local UNAVAILABLE_STATUS = { [408] = true, [425] = true, [429] = true }
 
@@ -52,6 +52,7 @@ end
 --- May somebody else answer in the primary's place after this failure?
 function M.should_failover(failure)
   local kind = failure.kind
+  if UNAVAILABLE_KIND[kind] then return true end
   if kind == "cancelled" or kind == "deadline" then return false end
   if on_any then return true end
   if kind == "status" then return is_unavailable(failure.status) end
@@ -60,18 +61,21 @@ function M.should_failover(failure)
     if status >= 300 then return is_unavailable(status) end
     return not VERDICT_CODE[failure.code]
   end
-  return UNAVAILABLE_KIND[kind] == true
+  return false
 end
+
+-- A captive portal or a catch-all page says 200 to everything.
+local IS_PAGE = { ["text/html"] = true, ["application/xhtml+xml"] = true }
 
 --- What a probe means: "allowed", "forbidden" or "unreachable". Only a clean 2xx allows.
 function M.verdict(probe)
   if probe.kind ~= "ok" then return "unreachable" end
   local status = probe.status
+  if status >= 200 and status <= 299 then
+    return IS_PAGE[probe.content_type] and "unreachable" or "allowed"
+  end
   if status == 401 or status == 403 then return "forbidden" end
-  if status < 200 or status > 299 then return "unreachable" end
-  local content_type = probe.content_type -- a page says 200 to everything
-  if content_type == "text/html" or content_type == "application/xhtml+xml" then return "unreachable" end
-  return "allowed"
+  return "unreachable"
 end
 
 -- A local provider's reply, or nil. Each call of it needs a probe of its own, made just now.

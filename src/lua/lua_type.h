@@ -66,7 +66,8 @@ static inline void *type_self(lua_State *L)
 /* The key that an __index was asked for; "" when it is not a string, which no field is called. */
 static inline const char *type_field(lua_State *L)
 {
-    return lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    const char *name = lua_tostring(L, 2);
+    return name ? name : "";
 }
 
 #endif
