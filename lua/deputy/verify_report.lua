@@ -171,8 +171,7 @@ local function bounds(report)
 end
 
 local function effort(report)
-  return ("%s run, %s, %.2f s"):format(thousands(report.executed),
-    plural(report.states, "moment") .. " between requests", report.seconds)
+  return ("%s run from %s, %.2f s"):format(thousands(report.executed), plural(report.states, "moment"), report.seconds)
 end
 
 local function verdict(report)
@@ -198,8 +197,7 @@ local ABOUT = "The gate in C is the guarantee; this explains what the script doe
 local function as_text(report)
   local lines = {}
   put(lines, report.name .. ": " .. verdict(report))
-  put(lines, bounds(report))
-  put(lines, effort(report))
+  put(lines, bounds(report) .. " (" .. effort(report) .. ")")
   for _, line in ipairs(wrap(ABOUT, WIDTH, "")) do put(lines, line) end
   if lag(report) then
     for _, line in ipairs(wrap(lag(report), WIDTH, "")) do put(lines, line) end
