@@ -24,7 +24,10 @@ static void take_permit(struct asking *a)
     struct run *run = a->run;
     if (a->other)
         return;
-    run->last_answer = a->answer;
+    if (a->number >= run->last_number) { /* the newest question, whatever came last */
+        run->last_number = a->number;
+        run->last_answer = a->answer;
+    }
     if (gate_verdict(&a->answer) != DEPUTY_ALLOWED) { /* a newer no takes every older yes with it */
         if (a->number > run->denied)
             run->denied = a->number;

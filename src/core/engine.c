@@ -383,8 +383,12 @@ void deputy_wakeup(deputy_engine *engine)
 void deputy_cancel(deputy_engine *engine, deputy_run_id run)
 {
     struct cancel *c = malloc(sizeof(*c));
-    if (!c) /* the run goes on to its deadline: nothing better can be done without memory */
+    if (!c) { /* from another thread nothing better can be done without memory: the run goes on to its deadline */
+        struct run *here = pthread_equal(engine->owner, pthread_self()) ? engine_find_run(engine, run) : NULL;
+        if (here)
+            run_cancel(here);
         return;
+    }
     c->run = run;
     pthread_mutex_lock(&engine->lock);
     DL_APPEND(engine->cancels, c);

@@ -42,8 +42,10 @@ static void watch_deadline(struct run *run)
     if (run->timer)
         return;
     run->timer = timer_start(run->engine->timers, left / 1000 + 1, on_deadline, run);
-    if (!run->timer)
-        run_cancel(run); /* nothing may wait without a deadline */
+    if (!run->timer) { /* nothing may wait without a deadline: it is over now, with what is known */
+        run->late = run->graced = run->forced = true;
+        run_wake(run);
+    }
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */

@@ -65,6 +65,7 @@ struct run {
     struct permit permits[RUN_PERMITS_MAX]; /* not spent yet */
     struct asking *askings;                 /* newest first */
     deputy_probe_answer last_answer;        /* about the run's own LLM */
+    int last_number;                        /* of the question that it answers */
     struct nap *naps;
 
     enum run_choice choice;

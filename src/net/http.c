@@ -13,7 +13,7 @@
 
 enum { DEFAULT_HEADER_BYTES = 65536, COPIED_BODY_MAX = 16384, METHOD_MAX = 32, SPANS = 3 };
 
-enum reason { NOT_OURS, OVER_LIMIT, MALFORMED, STOPPED, STARVED, WITHHELD };
+enum reason { NOT_OURS, OVER_LIMIT, MALFORMED, STOPPED, STARVED, WITHHELD, LOST };
 
 struct http_transfer {
     struct loop_exchange exchange; /* first: the loop knows no more */
@@ -35,7 +35,7 @@ struct http_transfer {
     size_t header_bytes, max_header_bytes; /* of all heads and trailers */
 
     enum reason ours; /* why one of our callbacks made libcurl stop */
-    bool added, dead, paused, resume, connected, head_done, no_body;
+    bool added, dead, paused, resume, connected, head_done, no_body, safe;
     char target[96]; /* method and redacted URL */
     char text[CURL_ERROR_SIZE];
 };
@@ -118,9 +118,16 @@ static int on_connected(void *user, char *ip, char *local_ip, int port, int loca
 {
     (void)ip, (void)local_ip, (void)port, (void)local_port;
     struct http_transfer *t = user;
+    bool again = t->connected;
     t->connected = true;
     if (t->dead)
         return CURL_PREREQFUNC_ABORT;
+    /* The connection that was kept died before a reply. The server may have acted on what it got (RFC 9110 section
+     * 9.2.2), so starting over is for whoever can decide it. */
+    if (again && !t->safe) {
+        give_up(t, LOST);
+        return CURL_PREREQFUNC_ABORT;
+    }
     if (t->before_send && !t->before_send(t->user)) {
         give_up(t, WITHHELD);
         return CURL_PREREQFUNC_ABORT;
@@ -175,6 +182,8 @@ static enum http_end judge(const struct http_transfer *t, CURLcode code)
         return HTTP_NO_MEMORY;
     case WITHHELD:
         return HTTP_WITHHELD;
+    case LOST:
+        return HTTP_CONNECT;
     case NOT_OURS:
         break;
     }
@@ -552,6 +561,7 @@ static struct http_transfer *make(struct loop *loop, const struct http_request *
     t->on_end = request->on_end;
     t->max_header_bytes = request->max_header_bytes ? request->max_header_bytes : DEFAULT_HEADER_BYTES;
     t->no_body = strcmp(request->method, "HEAD") == 0;
+    t->safe = t->no_body || strcmp(request->method, "GET") == 0;
     for (size_t i = 0; i < SPANS; i++) {
         t->body[i] = request->body[i];
         t->body_len += request->body[i].len;
