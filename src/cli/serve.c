@@ -87,7 +87,7 @@ static int check_address(const struct options *options)
     if (!address || (strncmp(address, "unix:", 5) == 0 && address[5]))
         return -1;
     if (colon && colon > address && colon[1] && strlen(colon + 1) <= 5 &&
-        strspn(colon + 1, "0123456789") == strlen(colon + 1) && atoi(colon + 1) <= 65535)
+        strspn(colon + 1, "0123456789") == strlen(colon + 1) && strtol(colon + 1, NULL, 10) <= 65535)
         return -1;
     return usage_error(options->command, "--listen: expected HOST:PORT or unix:PATH, got '%.100s'", address);
 }

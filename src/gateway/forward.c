@@ -11,7 +11,7 @@
 #include <time.h>
 #include <utlist.h>
 
-enum { SLICE = 65536, REPLY_HEADERS = 160, MAX_LIST = 4 << 20, NAME_TEXT = 64, MAX_EVENT = 4096 };
+enum { SLICE = 65536, REPLY_HEADERS = 160, MAX_LIST = 4 << 20, MAX_MARKED = 8 << 20, NAME_TEXT = 64, MAX_EVENT = 4096 };
 
 struct forward {
     struct forward *prev, *next; /* among the worker's */
@@ -139,7 +139,7 @@ static int on_bytes(void *user, const void *bytes, size_t len)
 static void reply_with_list(struct forward *f)
 {
     struct http1_header headers[2 + 3 + CORS_HEADERS];
-    struct draft marked = DRAFT(MAX_LIST * 2);
+    struct draft marked = DRAFT(MAX_MARKED);
     bool ok = f->list.len > 0 && models_mark(f->station->engine, f->list.text, f->list.len, &marked);
     size_t n = own_headers(f, NULL, headers);
     headers[n++] = (struct http1_header){"content-type", "application/json"};
@@ -200,7 +200,8 @@ static void write_log(struct forward *f, const deputy_outcome *o)
     static const char *const words[] = {"ok", "failed", "cut", "cancelled"};
     struct log *log = &f->worker->log;
     char trace_id[33];
-    if (!log_begin(log, o->result == DEPUTY_RESULT_OK ? DEPUTY_LOG_INFO : DEPUTY_LOG_WARN, "run"))
+    bool is_trouble = o->result == DEPUTY_RESULT_FAILED || o->result == DEPUTY_RESULT_CUT;
+    if (!log_begin(log, is_trouble ? DEPUTY_LOG_WARN : DEPUTY_LOG_INFO, "run"))
         return;
     snprintf(trace_id, sizeof(trace_id), "%.32s", f->traceparent + 3);
     log_text(log, "run", f->name);
@@ -328,7 +329,7 @@ static void start(struct forward *f, deputy_request *request, const struct calle
     sink.on_head = on_head;
     sink.on_bytes = on_bytes;
     sink.on_end = on_end;
-    int n = heads_up(f->exchange, headers, f->traceparent);
+    int n = heads_up(f->exchange, &f->worker->random, headers, f->traceparent);
     if (n < 0) {
         problem_set(&problem, 431, "too_many_headers", "a request may have %d headers to pass on", HEADS_UP_MAX - 1);
         give_up(f, &problem);

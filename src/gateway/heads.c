@@ -1,10 +1,7 @@
 #include "gateway/heads.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
-#include <time.h>
 
 /* ---- trace context
  * --------------------------------------------------------------------------------------------------- */
@@ -20,16 +17,28 @@ static bool is_traceparent(const char *s)
            is_hex_id(s + 36, 16) && s[52] == '-' && strspn(s + 53, "0123456789abcdef") == 2;
 }
 
-static void make_traceparent(char out[TRACEPARENT_SIZE])
+/* splitmix64: a call into the kernel for each request would cost as much as all of its headers. */
+static uint64_t next_random(uint64_t *state)
 {
-    uint64_t random[3];
-    if (getrandom(random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random)) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        random[0] = random[1] = random[2] = (uint64_t)now.tv_nsec + ((uint64_t)now.tv_sec << 32) + 1;
-    }
-    snprintf(out, TRACEPARENT_SIZE, "00-%016llx%016llx-%016llx-01", (unsigned long long)random[0],
-             (unsigned long long)random[1], (unsigned long long)random[2] | 1);
+    uint64_t z = *state += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+}
+
+static char *put_hex(char *to, uint64_t value)
+{
+    for (int shift = 60; shift >= 0; shift -= 4)
+        *to++ = "0123456789abcdef"[(value >> shift) & 15];
+    return to;
+}
+
+static void make_traceparent(uint64_t *random, char out[TRACEPARENT_SIZE])
+{
+    strcpy(out, "00-");
+    char *to = put_hex(put_hex(out + 3, next_random(random)), next_random(random) | 1);
+    *to++ = '-';
+    strcpy(put_hex(to, next_random(random) | 1), "-01");
 }
 
 /* ---- names
@@ -38,7 +47,7 @@ static void make_traceparent(char out[TRACEPARENT_SIZE])
 static bool is_one_of(const char *name, const char *const *list)
 {
     for (; *list; list++)
-        if (strcasecmp(name, *list) == 0)
+        if ((*name | 0x20) == **list && strcasecmp(name, *list) == 0) /* most differ in the first letter */
             return true;
     return false;
 }
@@ -79,7 +88,7 @@ static bool stays_here(const char *name)
     return is_one_of(name, ours) || strncasecmp(name, "sec-", 4) == 0 || strncasecmp(name, "x-deputy-", 9) == 0;
 }
 
-int heads_up(const struct http1_exchange *exchange, deputy_header headers[HEADS_UP_MAX],
+int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_header headers[HEADS_UP_MAX],
              char traceparent[TRACEPARENT_SIZE])
 {
     size_t n;
@@ -90,7 +99,7 @@ int heads_up(const struct http1_exchange *exchange, deputy_header headers[HEADS_
     if (valid)
         memcpy(traceparent, parent, TRACEPARENT_SIZE);
     else
-        make_traceparent(traceparent);
+        make_traceparent(random, traceparent);
     for (size_t i = 0; i < n; i++) {
         const char *name = all[i].name;
         if (is_of_this_hop(name) || stays_here(name) || is_named_in(name, connection))

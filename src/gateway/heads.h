@@ -13,9 +13,9 @@
 enum { TRACEPARENT_SIZE = 56, HEADS_UP_MAX = 56 };
 
 /* The caller's fields that are for the upstream, at most HEADS_UP_MAX, into headers. A valid traceparent is kept, else
- * one is made; it is copied to traceparent. Credentials and what belongs to this hop stay here. -1: there are too many.
- */
-int heads_up(const struct http1_exchange *exchange, deputy_header headers[HEADS_UP_MAX],
+ * one is made; it is copied to traceparent. Credentials and what belongs to this hop stay here. random is the state of
+ * a generator whose numbers need not be secret. -1: there are too many. */
+int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_header headers[HEADS_UP_MAX],
              char traceparent[TRACEPARENT_SIZE]);
 
 /* Is this field of an upstream's reply meant for the caller? connection: the reply's own Connection field, or NULL. */

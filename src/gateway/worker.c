@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { TICK_MS = 10, CUT_MS = 50, REPORT_MS = 1000 };
 
@@ -279,6 +280,8 @@ bool worker_open(struct worker *w, struct gateway *g, unsigned number, const cha
     };
     w->gateway = g;
     w->number = number;
+    if (getrandom(&w->random, sizeof(w->random), GRND_NONBLOCK) != (ssize_t)sizeof(w->random))
+        w->random = ((uint64_t)g->boot << 32) + number;
     log_init(&w->log, s->log_json, s->log_level);
     if (!open_loop(w)) {
         snprintf(w->problem, sizeof(w->problem), "cannot make an event loop: out of descriptors or memory");

@@ -71,6 +71,7 @@ struct worker {
     size_t n_forwards;
     unsigned n_stations;
     struct log log;
+    uint64_t random; /* for names that need not be secret */
     enum worker_state state;
     uint64_t deadline; /* of the drain, in ms of the loop */
     char problem[512]; /* why it could not start */
