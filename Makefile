@@ -295,6 +295,7 @@ SOAK_SECONDS ?= 60
 soak: deps
 	$(AGAIN) -s -j$(JOBS) all
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
+	@FAULT_STRIDE=1 BUILD=$(BUILD) spec/run spec/fault_spec.lua
 
 docs: deps
 	@mkdir -p $(BUILD)/docs
