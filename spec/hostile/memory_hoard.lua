@@ -6,7 +6,7 @@ local kept = {}
 function M.route(run)
   local reply, failure = run:primary()
   if reply then return reply end
-  for i = 1, 60000 do kept[#kept + 1] = { i } end
+  for i = 1, 80000 do kept[#kept + 1] = { i } end
   local provider = run:failover()
   local answer = provider and run:complete(provider)
   if answer then return answer end
