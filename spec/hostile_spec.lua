@@ -9,7 +9,7 @@ local POLICY_MS, TOTAL_MS, LATE_MS = 50, 250, 50
 -- For machines on which everything takes longer (valgrind): both bounds times this.
 local SLOWER = tonumber(os.getenv("HOSTILE_SLOWER") or 1)
 
--- These wait again and again: what the engine does in between is not the script's time, and the run's deadline ends them.
+-- These wait again and again: what the engine does in between is not their time, and the deadline ends them.
 local WAITS = { run_naps = true, run_late = true, run_many_legs = true, run_first_loops = true }
 
 local function scripts(wanted)
