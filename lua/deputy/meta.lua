@@ -303,7 +303,8 @@ function random() end
 ---@param n? number 0 or more; absent: 1
 function count(name, n) end
 
---- A module that travels inside the library: deputy.retry, deputy.breaker, deputy.settings. Files are never read.
+--- A module that travels inside the library: deputy.judge, deputy.retry, deputy.breaker, deputy.settings. No file is
+--- ever read.
 ---@param name string
 ---@return any
 function require(name) end -- luacheck: ignore 121
