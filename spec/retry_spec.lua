@@ -20,7 +20,8 @@ describe("retry", function()
   for _, number in ipairs{ 301, 400, 401, 402, 403, 404, 409, 413, 422, 451, 501, 505, 511, 599 } do
     it("never repeats a " .. number, function() assert.is_nil(wait(status(number))) end)
   end
-  for _, kind in ipairs{ "timeout", "cut", "malformed", "in_band", "limit", "error", "cancelled", "deadline", "refused" } do
+  for _, kind in ipairs{ "timeout", "cut", "malformed", "in_band", "limit", "error", "cancelled", "deadline",
+    "refused" } do
     it("never repeats after " .. kind, function() assert.is_nil(wait{ kind = kind, status = 503, retry_after = 1 }) end)
   end
 

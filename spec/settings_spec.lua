@@ -44,7 +44,8 @@ describe("settings", function()
     { { name = 3 }, "policy.settings.name: expected a string, got 3" },
     { { breaker = 3 }, "policy.settings.breaker: expected an object, or false, got 3" },
     { { breaker = { 1, 2 } }, "policy.settings.breaker: expected an object, or false, got an array" },
-    { { breaker = { failures = 0 } }, "policy.settings.breaker.failures: expected a whole number from 1 to 1000, got 0" },
+    { { breaker = { failures = 0 } },
+      "policy.settings.breaker.failures: expected a whole number from 1 to 1000, got 0" },
     { { breaker = { openMS = 1 } }, 'policy.settings.breaker.openMS: unknown; did you mean "openMs"?' },
     { { 1, 2 }, "policy.settings.1: unknown; known are breaker, failoverOn, name, retries; "
       .. "policy.settings.2: unknown; known are breaker, failoverOn, name, retries" },

@@ -1,7 +1,7 @@
--- Canary probe: first asks about an LLM that cannot exist. Who knows that one knows everything, and means nothing by it.
+-- Canary probe: first asks about an LLM that cannot exist. Who knows that one knows everything and means nothing.
 --
--- When to want it: you do not trust what stands at the central's address. A parked domain, a test server or a proxy that
--- answers 200 to every path would otherwise allow every LLM. Costs one more probe for each failover.
+-- When to want it: you do not trust what stands at the central's address. A parked domain, a test server or a proxy
+-- that answers 200 to every path would otherwise allow every LLM. Costs one more probe for each failover.
 local judge = require "deputy.judge"
 
 local M = { should_failover = judge.should_failover, verdict = judge.verdict }

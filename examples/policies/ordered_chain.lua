@@ -1,7 +1,7 @@
 -- Ordered chain: several local providers, one after the other, in the order of the configuration.
 --
--- When to want it: a good local model that is sometimes busy or out of memory, and a small one that always runs. Name both
--- in "failoverFor" of the same LLM. Each gets a probe of its own, so that a revocation stops the chain in the middle.
+-- When to want it: a good local model that is sometimes busy or out of memory, and a small one that always runs. Let
+-- both have the same LLM in "failoverFor". Each gets a probe of its own, so that a revocation stops the chain midway.
 local judge = require "deputy.judge"
 
 local LONGEST_MS = 20000 -- for all but the last: how long one may think before the next has its turn
