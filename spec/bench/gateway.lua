@@ -1,0 +1,290 @@
+-- deputy serve beside nginx: the same upstreams, the same load from wrk, everything on one CPU. README.md says how to
+-- read what it prints. Ends with 1 when a bound is not met.
+--   BENCH_SECONDS   how long each load lasts (3)        BENCH_ROUNDS   how often, in turns with nginx (3)
+package.path = "./?.lua;" .. package.path
+local uv = require "luv"
+local cjson = require "cjson"
+local socket = require "socket"
+local shell = require "spec.support.shell"
+local tmp = require "spec.support.tmp"
+
+local BUILD = os.getenv("DEPUTY_BUILD") or "build"
+local SECONDS = tonumber(os.getenv("BENCH_SECONDS")) or 3
+local ROUNDS = tonumber(os.getenv("BENCH_ROUNDS")) or 3
+local TICKS = 100 -- of /proc/PID/stat, a second
+local TOKEN = "tok-bench"
+local OURS = "/v1/chat/completions"
+local REPLY = '{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,' ..
+  '"message":{"role":"assistant","content":"An answer of no great length."},"finish_reason":"stop"}],"usage":' ..
+  '{"prompt_tokens":3,"completion_tokens":7,"total_tokens":10}}'
+local QUESTION = { role = "user", content = "A question that somebody might ask." }
+
+local over = 0
+
+-- bound nil: for information; below true: at most, else at least.
+local function figure(name, value, unit, bound, below)
+  local met = not bound or (below and value <= bound) or (not below and value >= bound)
+  if not met then over = over + 1 end
+  io.write(("%-62s %9.2f %-4s"):format(name, value, unit),
+    bound and (" at %s %g: %s"):format(below and "most" or "least", bound, met and "ok" or "NOT MET") or "", "\n")
+  io.flush()
+end
+
+local function median(list)
+  table.sort(list)
+  return list[(#list + 1) // 2]
+end
+
+-- ---- who takes part
+
+local dir = tmp.dir()
+
+local function free_port()
+  local server = assert(socket.bind("127.0.0.1", 0))
+  local _, port = server:getsockname()
+  server:close()
+  return math.tointeger(tonumber(port))
+end
+
+local function wait_for(port)
+  for _ = 1, 400 do
+    local c = socket.connect("127.0.0.1", port)
+    if c then return c:close() end
+    uv.sleep(10)
+  end
+  error("nothing listens on port " .. port, 0)
+end
+
+local NGINX = [[
+daemon off; master_process off; pid %s/nginx.pid; error_log %s/error.log; worker_rlimit_nofile 20000;
+events { worker_connections 12000; }
+http {
+  access_log off; default_type application/json; keepalive_requests 100000000; client_body_temp_path %s/body;
+  proxy_temp_path %s/proxy; fastcgi_temp_path %s/f; uwsgi_temp_path %s/u; scgi_temp_path %s/s; tcp_nodelay on;
+  %s
+}]]
+
+local function nginx(name, text, port)
+  local home = dir .. "/" .. name
+  assert(uv.fs_mkdir(home, 448))
+  tmp.write(home, "nginx.conf", (NGINX:gsub("%%s", home, 7):gsub("%%s", function() return text end)))
+  local process = shell.start{ "nginx", "-p", home, "-e", home .. "/error.log", "-c", home .. "/nginx.conf" }
+  wait_for(port)
+  return process
+end
+
+local central, standin, proxy = free_port(), free_port(), free_port()
+local streams = shell.start{ BUILD .. "/spec/bench/gateway_upstream" }
+local stream_port = assert(streams:wait_for("(%d+)\n", 5000), "no upstream for streams")
+
+-- Static answers: central says yes on one path and 503 on another, the stand-in always answers.
+nginx("upstream", ([[
+  server { listen 127.0.0.1:%d backlog=4096;
+    location = /api/v1/llms/up/infer { return 200 '%s'; }
+    location = /api/v1/llms/down/infer { return 503 '{"error":{"message":"down"}}'; }
+    location = /api/v1/llms/down { return 204; }
+    location = /api/v1/llms/up { return 204; } }
+  server { listen 127.0.0.1:%d backlog=4096; location / { return 200 '%s'; } }
+]]):format(central, REPLY, standin, REPLY), central)
+
+local beside = nginx("proxy", ([[
+  upstream central { server 127.0.0.1:%d; keepalive 64; keepalive_requests 100000000; }
+  upstream standin { server 127.0.0.1:%d; keepalive 64; keepalive_requests 100000000; }
+  upstream streams { server 127.0.0.1:%s; keepalive 64; keepalive_requests 100000000; }
+  proxy_http_version 1.1; proxy_set_header Connection "";
+  server { listen 127.0.0.1:%d backlog=4096;
+    location = /api/v1/llms/up/infer { proxy_pass http://central; }
+    location = /api/v1/llms/down/infer { proxy_pass http://central; proxy_intercept_errors on;
+      error_page 503 = @failover; }
+    location @failover { auth_request /probe; proxy_pass http://standin; }
+    location = /probe { internal; proxy_method HEAD; proxy_pass_request_body off; proxy_set_header Content-Length "";
+      proxy_set_header Connection close; proxy_pass http://127.0.0.1:%d/api/v1/llms/down; }
+    location / { proxy_pass http://streams; proxy_buffering off; proxy_read_timeout 600s; } }
+]]):format(central, standin, stream_port, proxy, central), proxy)
+
+-- Neither writes a line for each request: that would measure the disk.
+local function serve(central_port, breaker)
+  local wait, port = 600000, free_port()
+  local config = tmp.write(dir, "deputy.json", cjson.encode{
+    central = { url = "http://127.0.0.1:" .. central_port, bearerToken = TOKEN },
+    providers = {
+      { name = "local", type = "openai", url = "http://127.0.0.1:" .. standin .. "/v1", model = "m",
+        failoverFor = { "up", "down" } },
+    },
+    policy = { settings = { retries = 0, breaker = breaker or false } },
+    timeouts = { firstByteMs = wait, firstTokenMs = wait, idleMs = wait, totalMs = wait },
+    gateway = { listen = "127.0.0.1:" .. port, maxConnections = 12000, maxInFlight = 12000 },
+    log = { level = "error" },
+  })
+  uv.fs_chmod(config, 384) -- 0600
+  local process = shell.start{ BUILD .. "/deputy", "serve", "-c", config, env = { XDG_RUNTIME_DIR = dir } }
+  wait_for(port)
+  return { pid = process.pid, port = port, stop = function() process:stop() end }
+end
+
+-- ---- load
+
+local function cpu_us(pid)
+  local stat = tmp.read("/proc/" .. pid .. "/stat"):match("%) (.*)$")
+  local n, ticks = 0, 0
+  for field in stat:gmatch("%S+") do
+    n = n + 1
+    if n == 12 or n == 13 then ticks = ticks + tonumber(field) end
+  end
+  return ticks * 1e6 / TICKS
+end
+
+local function body_of(llm, stream)
+  return cjson.encode{ model = llm, stream = stream or nil, messages = { QUESTION } }
+end
+
+local function request_of(path, body)
+  return ("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" ..
+    "Content-Length: %d\r\n\r\n%s"):format(path, #body, body)
+end
+
+local in_ms = { us = 0.001, ms = 1, s = 1000 }
+
+-- One run of wrk: requests a second, the 99th percentile in ms, our microseconds of CPU for each request.
+local function load_once(port, path, body, connections, pid)
+  local script = tmp.write(dir, "post.lua", ("wrk.method = 'POST'\nwrk.body = %q\n" ..
+    "wrk.headers['Content-Type'] = 'application/json'\nwrk.headers['Authorization'] = 'Bearer %s'\n"):format(body, TOKEN))
+  local before = cpu_us(pid)
+  local run = shell.run{ "wrk", "-t1", "-c" .. connections, "-d" .. SECONDS .. "s", "--latency", "-s", script,
+    ("http://127.0.0.1:%d%s"):format(port, path), timeout_ms = SECONDS * 1000 + 10000 }
+  local spent = cpu_us(pid) - before
+  if run.status ~= 0 then error("wrk: " .. run.stdout .. run.stderr, 0) end
+  if run.stdout:find("Non%-2xx") or run.stdout:find("Socket errors") then error(run.stdout, 0) end
+  local requests = tonumber(run.stdout:match("(%d+) requests in"))
+  local value, unit = run.stdout:match("99%%%s+([%d.]+)(%a+)")
+  return { rate = tonumber(run.stdout:match("Requests/sec:%s+([%d.]+)")), p99 = tonumber(value) * in_ms[unit],
+    cpu = spent / requests }
+end
+
+-- nginx and deputy in turns; the median of each figure, and of the ratios of neighbours.
+local function compare(name, gw, llm, connections, least, p99_most, stream)
+  local body, path = body_of(llm, stream), "/api/v1/llms/" .. llm .. "/infer"
+  local found = { nginx = { rate = {}, p99 = {}, cpu = {} }, deputy = { rate = {}, p99 = {}, cpu = {} } }
+  local ratios, p99s = {}, {}
+  for _ = 1, ROUNDS do
+    local a = load_once(proxy, path, body, connections, beside.pid)
+    local b = load_once(gw.port, OURS, body, connections, gw.pid)
+    for what, list in pairs(found.nginx) do list[#list + 1] = a[what] end
+    for what, list in pairs(found.deputy) do list[#list + 1] = b[what] end
+    ratios[#ratios + 1], p99s[#p99s + 1] = b.rate / a.rate, b.p99 / a.p99
+  end
+  local unit = stream and "streams" or "requests"
+  for _, who in ipairs{ "nginx", "deputy" } do
+    figure(("%s, %s: %s a second"):format(name, who, unit), median(found[who].rate), "/s")
+    figure(("%s, %s: its own CPU for each"):format(name, who), median(found[who].cpu), "us")
+    figure(("%s, %s: 99th percentile"):format(name, who), median(found[who].p99), "ms")
+  end
+  figure(name .. ": rate beside nginx", median(ratios), "x", least)
+  figure(name .. ": 99th percentile beside nginx", median(p99s), "x", p99_most, true)
+end
+
+-- ---- the first token, one stream after the other
+
+local function first_token_us(c, request)
+  local began = uv.hrtime()
+  c:send(request)
+  local text, took = "", nil
+  while not text:find("0\r\n\r\n", -5, true) do
+    c:settimeout(5)
+    local one = assert(c:receive(1))
+    c:settimeout(0)
+    local more, _, part = c:receive(65536)
+    text = text .. one .. (more or part or "")
+    if not took and text:find("Once", 1, true) then took = (uv.hrtime() - began) / 1000 end
+  end
+  return took
+end
+
+local function first_tokens(gw)
+  local body = body_of("flow", true)
+  local ways = {
+    { "upstream", tonumber(stream_port), "/api/v1/llms/flow/infer" }, { "nginx", proxy, "/api/v1/llms/flow/infer" },
+    { "deputy", gw.port, OURS },
+  }
+  local medians = {}
+  for _, way in ipairs(ways) do
+    way.c = assert(socket.connect("127.0.0.1", way[2]))
+    way.c:setoption("tcp-nodelay", true)
+    way.took = {}
+  end
+  for _ = 1, 200 do
+    for _, way in ipairs(ways) do way.took[#way.took + 1] = first_token_us(way.c, request_of(way[3], body)) end
+  end
+  for _, way in ipairs(ways) do
+    medians[way[1]] = median(way.took) / 1000
+    way.c:close()
+    figure("first token, " .. way[1] .. ": median", medians[way[1]], "ms")
+  end
+  figure("first token: added to the upstream's own by deputy", medians.deputy - medians.upstream, "ms", 0.2, true)
+  figure("first token: beside nginx", medians.deputy - medians.nginx, "ms", 1, true)
+end
+
+-- ---- memory
+
+local function anonymous_kib(pid)
+  return tonumber(tmp.read("/proc/" .. pid .. "/status"):match("RssAnon:%s*(%d+)"))
+end
+
+-- Each open stream takes two descriptors of the gateway.
+local function most_streams()
+  local hard = tonumber(tmp.read("/proc/self/limits"):match("Max open files%s+(%d+)")) or 1024
+  return math.min(10000, (hard - 200) // 2)
+end
+
+local function idle_streams(gw)
+  local before = anonymous_kib(gw.pid)
+  figure("memory, idle", before / 1024, "MiB", 4, true)
+  local count, begun, open = most_streams(), 0, {}
+  local body = body_of("idle", true)
+  local request = request_of(OURS, body)
+  local failed
+  for i = 1, count do
+    local tcp = uv.new_tcp()
+    open[i] = tcp
+    tcp:connect("127.0.0.1", gw.port, function(err)
+      if err then failed = err return end
+      tcp:write(request)
+      tcp:read_start(function(_, data)
+        if not data then failed = failed or "closed"
+        elseif data:find("Once", 1, true) then begun = begun + 1
+        elseif not data:find("^HTTP/1.1 200") then failed = failed or data end
+      end)
+    end)
+    shell.turn(function() return failed or begun >= i - 100 end, 20000)
+  end
+  shell.turn(function() return failed or begun >= count end, 30000)
+  if failed or begun < count then error(("only %d of %d streams: %s"):format(begun, count, failed or "late"), 0) end
+  local after = anonymous_kib(gw.pid)
+  figure("memory, open idle streams", count, "")
+  figure("memory, each open idle stream", (after - before) / count, "KiB", 40, true)
+  for i = 1, count do open[i]:close() end
+  uv.run("nowait")
+end
+
+-- ---- all of it
+
+local function main()
+  local gw = serve(central)
+  compare("pass-through, 32 connections", gw, "up", 32, 0.6, 2)
+  compare("failover with a fresh probe, 32 connections", gw, "down", 32, 1.0)
+  gw:stop()
+  gw = serve(central, { failures = 5, openMs = 600000 })
+  compare("failover, breaker open, 32 connections", gw, "down", 32, 1.3)
+  gw:stop()
+  gw = serve(stream_port)
+  compare("64 streams of 500 events", gw, "flow", 64, 0.8, nil, true)
+  first_tokens(gw)
+  gw:stop()
+  gw = serve(stream_port)
+  idle_streams(gw)
+  gw:stop()
+end
+
+local ok, why = xpcall(main, debug.traceback)
+if not ok then print(why) end
+os.exit(ok and over == 0 and 0 or 1)
