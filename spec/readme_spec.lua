@@ -140,6 +140,51 @@ describe("README.md", function()
     end)
   end)
 
+  it("has a policy that is fail-closed, and a session of deputy verify that goes like that", function()
+    local dir = tmp.dir()
+    tmp.write(dir, "mine.lua", block "lua policy")
+    local folder = shell.run{ "realpath", os.getenv("DEPUTY_BUILD") or "build" }.stdout:match("%S+")
+    -- How many worlds there are, and how fast, is not what is promised.
+    local function plain(line) return line:match("^bounded: ") and line:gsub("%d[%d,.]*", "N") or line end
+    local statuses, count = {}, 0
+    for command, expected in block("console verify"):gmatch("%$ ([^\n]+)\n([^$]*)") do
+      local r = shell.run{ "sh", "-c", command, cwd = dir, timeout_ms = 60000,
+        env = { PATH = folder .. ":" .. os.getenv("PATH"), DEPUTY_LUA = root .. "/lua", HOME = dir } }
+      local rest = r.stdout:gmatch("[^\n]+")
+      for line in expected:gmatch("[^\n]+") do
+        if line ~= "..." then
+          local found
+          repeat found = rest() until not found or plain(found) == plain(line)
+          assert.is_not_nil(found, line .. "\nis not where it should be in\n" .. r.stdout .. r.stderr)
+          count = count + 1
+        end
+      end
+      statuses[#statuses + 1] = r.status
+    end
+    assert.same({ 0, 0, 1 }, statuses)
+    assert.is_true(count >= 10)
+  end)
+
+  it("names every example of a policy", function()
+    for name in require("lfs").dir("examples/policies") do
+      if name:match("%.lua$") then assert.matches("](examples/policies/" .. name .. ")", readme, 1, true) end
+    end
+  end)
+
+  it("names what a script finds, as meta.lua does", function()
+    local stubs = tmp.read("lua/deputy/meta.lua")
+    for method in stubs:gmatch("\nfunction Run:(%a+)%(") do assert.matches("run:" .. method, readme, 1, true) end
+    for field in stubs:match("%-%-%-@class deputy.Run\n(.-)\nlocal Run"):gmatch("@field (%a+)") do
+      assert.matches("run." .. field, readme, 1, true)
+    end
+    for name in stubs:match("%-%- Part 2.*"):gmatch("\nfunction (%a+)%(") do
+      if name ~= "print" and name ~= "require" then assert.matches("`" .. name .. "(", readme, 1, true) end
+    end
+    for name in stubs:match("A module that travels[^\n]*"):gmatch("deputy%.%a+") do
+      assert.matches("| `" .. name .. "` |", readme, 1, true)
+    end
+  end)
+
   it("names the configuration's defaults as they are", function()
     local defaults = require("deputy.config").defaults{}
     local function has(row, ...)
@@ -153,6 +198,13 @@ describe("README.md", function()
     has("timeouts.idleMs", defaults.timeouts.idleMs, defaults.timeouts.totalMs)
     has("central.probe", defaults.central.probe)
     has("policy.gate", defaults.policy.gate)
-    has("log.level", defaults.log.level)
+    has("policy.verify", defaults.policy.verify)
+    has("gateway.listen", defaults.gateway.listen)
+    has("gateway.workers", defaults.gateway.workers)
+    has("gateway.maxConnections", defaults.gateway.maxConnections, defaults.gateway.maxInFlight)
+    has("gateway.maxBodyBytes", defaults.gateway.maxBodyBytes, defaults.gateway.maxReplyBytes)
+    has("gateway.streaming", defaults.gateway.streaming)
+    has("gateway.drainMs", defaults.gateway.drainMs)
+    has("log.format", defaults.log.format, defaults.log.level)
   end)
 end)
