@@ -148,7 +148,8 @@ local in_ms = { us = 0.001, ms = 1, s = 1000 }
 -- One run of wrk: requests a second, the 99th percentile in ms, our microseconds of CPU for each request.
 local function load_once(port, path, body, connections, pid)
   local script = tmp.write(dir, "post.lua", ("wrk.method = 'POST'\nwrk.body = %q\n" ..
-    "wrk.headers['Content-Type'] = 'application/json'\nwrk.headers['Authorization'] = 'Bearer %s'\n"):format(body, TOKEN))
+    "wrk.headers['Content-Type'] = 'application/json'\n" ..
+    "wrk.headers['Authorization'] = 'Bearer %s'\n"):format(body, TOKEN))
   local before = cpu_us(pid)
   local run = shell.run{ "wrk", "-t1", "-c" .. connections, "-d" .. SECONDS .. "s", "--latency", "-s", script,
     ("http://127.0.0.1:%d%s"):format(port, path), timeout_ms = SECONDS * 1000 + 10000 }
