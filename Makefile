@@ -155,7 +155,8 @@ help:
 	@echo 'make coverage   line and branch coverage, with its floors'
 	@echo 'make fuzz       every fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo 'make bench      the figures'
-	@echo 'make soak       runs without end for SOAK_SECONDS ($(SOAK_SECONDS)), watching memory and descriptors'
+	@echo 'make soak       every allocation fails once; runs without end for SOAK_SECONDS ($(SOAK_SECONDS)), watching'
+	@echo '                memory and descriptors'
 	@echo 'make docs       the reference as one page, in $(BUILD)/docs/'
 	@echo 'make clean      removes $(BUILD)/'
 
@@ -293,7 +294,8 @@ benches: $(BENCHES)
 
 SOAK_SECONDS ?= 60
 soak: deps
-	$(AGAIN) -s -j$(JOBS) all
+	$(AGAIN) -s -j$(JOBS) tests
+	@OOM_STRIDE=1 $(BUILD)/spec/c/oom_test
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
 	@FAULT_STRIDE=1 BUILD=$(BUILD) spec/run spec/fault_spec.lua
 

@@ -1,14 +1,15 @@
-/* Every allocation fails in its turn: once, and from then on. Whatever is missing, nothing crashes, every block is given
- * back, no run hangs, and no local provider is asked without a clean 2xx probe of that very run.
+/* Every allocation fails in its turn: once, and from then on. Whatever is missing, nothing crashes, every block is
+ * given back, no run hangs, and no local provider is asked without a clean 2xx probe of that very run.
  *
- * Three allocators are made to fail, each by itself: ours (with the policy's Lua, whose allocator is ours, yajl's arenas and
- * uthash), libcurl's and libuv's. Left out, because nobody can survive them or reach them from here:
+ * Three allocators are made to fail, each by itself: ours (with the policy's Lua, whose allocator is ours, yajl's
+ * arenas and uthash), libcurl's and libuv's. Left out, because nobody can survive them or reach them from here:
  *   - libuv's uv__realloc in maybe_resize, which aborts (each new file descriptor may call it)
  *   - lua-cjson's strbuf, which exits; OpenSSL's and libc's own (getaddrinfo, fopen, threads)
  *   - libcurl's global initialisation, which happens once in a process.
  *
- * OOM_STRIDE=1 tries every number; the default takes every 23rd of what is a long row (all of the first 64). Verifying a
- * script takes 10,000 allocations and a while: by default only each is tried that is half as far again as the last. */
+ * OOM_STRIDE=1 tries every number; the default takes every 23rd of what is a long row (all of the first 64). Verifying
+ * a script takes 10,000 allocations and a while: by default only each is tried that is half as far again as the last.
+ */
 #include "failing_malloc.h"
 
 #include "../support/loopback.h"
@@ -25,7 +26,8 @@
 
 enum { PATIENCE_S = 60, ALL_UP_TO = 64, BEYOND = 16, NUMBER_MAX = 10000000 };
 
-/* ---- the other two allocators --------------------------------------------------------------------------------------- */
+/* ---- the other two allocators ---------------------------------------------------------------------------------------
+ */
 
 struct allocator {
     long count, fail_at, live;
@@ -96,7 +98,8 @@ static void uv_free_(void *block)
     __real_free(block);
 }
 
-/* ---- which one fails, and at what ----------------------------------------------------------------------------------- */
+/* ---- which one fails, and at what -----------------------------------------------------------------------------------
+ */
 
 enum whose { OURS, CURLS, UVS };
 static const char *const whose_names[] = {"ours", "libcurl's", "libuv's"};
@@ -135,7 +138,8 @@ static void on_alarm(int signal)
     abort();
 }
 
-/* ---- providers and the control plane, in memory ----------------------------------------------------------------------- */
+/* ---- providers and the control plane, in memory
+ * ----------------------------------------------------------------------- */
 
 static int probe_status;
 static int tickets; /* clean 2xx answers of the run at hand that no dispatch has used yet */
@@ -151,7 +155,6 @@ static void is_wrong(const char *format, ...)
         vsnprintf(wrongs, sizeof(wrongs), format, args);
     va_end(args);
 }
-
 
 static void probe(void *user, const char *llm, const char *token, deputy_probe_answer *out)
 {
@@ -232,14 +235,19 @@ static const char busy_script[] =
     "end\n"
     "return M\n";
 
-/* ---- scenarios ------------------------------------------------------------------------------------------------------- */
+/* ---- scenarios
+ * ------------------------------------------------------------------------------------------------------- */
 
 static deputy_options options_of(char *url, size_t size, const struct loopback *l)
 {
-    deputy_options o = {.size = sizeof(o), .bearer_token = "token", .policy_settings = "{\"retries\":0}",
-                        .verify = DEPUTY_VERIFY_OFF};
-    o.timeouts = (deputy_timeouts){.connect_ms = 1000, .first_byte_ms = 1000, .first_token_ms = 1000, .idle_ms = 1000,
-                                   .total_ms = 3000, .probe_ms = 1000};
+    deputy_options o = {
+        .size = sizeof(o), .bearer_token = "token", .policy_settings = "{\"retries\":0}", .verify = DEPUTY_VERIFY_OFF};
+    o.timeouts = (deputy_timeouts){.connect_ms = 1000,
+                                   .first_byte_ms = 1000,
+                                   .first_token_ms = 1000,
+                                   .idle_ms = 1000,
+                                   .total_ms = 3000,
+                                   .probe_ms = 1000};
     if (l) {
         snprintf(url, size, "http://127.0.0.1:%d", l->port);
         o.central_url = url;
@@ -266,8 +274,13 @@ static void run_one(deputy_engine *engine, const char *llm, deputy_provider *pri
     deputy_reply reply = DEPUTY_INIT(deputy_reply);
     deputy_error error = {0};
     static const deputy_header fields[] = {{"x-one", "1"}, {"content-type", "application/json"}};
-    deputy_request request = {.size = sizeof(request), .llm = llm, .primary = primary, .body = text,
-                              .body_len = strlen(text), .headers = fields, .n_headers = 2};
+    deputy_request request = {.size = sizeof(request),
+                              .llm = llm,
+                              .primary = primary,
+                              .body = text,
+                              .body_len = strlen(text),
+                              .headers = fields,
+                              .n_headers = 2};
     tickets = 0;
     int code = deputy_run(engine, &request, &reply, &error);
     if (code == DEPUTY_OK && reply.outcome.failover && reply.outcome.verdict != DEPUTY_ALLOWED)
@@ -374,7 +387,8 @@ static void life_on_loopback(const struct loopback *l)
     deputy_load_policy_text(engine, "router.lua", router, router_len, NULL);
     if (plan.whose == OURS)
         arm();
-    if (deputy_openai_new(&openai, &provider, NULL) == DEPUTY_OK && deputy_register(engine, provider, NULL) != DEPUTY_OK)
+    if (deputy_openai_new(&openai, &provider, NULL) == DEPUTY_OK &&
+        deputy_register(engine, provider, NULL) != DEPUTY_OK)
         deputy_provider_unref(provider);
     for (int i = 0; i < 2; i++) {
         char llm[16], text[128];
@@ -410,7 +424,8 @@ static void life_of_verify(const struct loopback *l)
     deputy_engine_free(engine);
 }
 
-/* ---- every number --------------------------------------------------------------------------------------------------- */
+/* ---- every number ---------------------------------------------------------------------------------------------------
+ */
 
 static long stride(void)
 {
@@ -451,12 +466,12 @@ static void try_all(enum whose whose, bool on, void (*life)(const struct loopbac
         if (took > 0.5 && getenv("OOM_VERBOSE"))
             print_message("# allocation %ld of %s: %.1f s\n", plan.number, whose_names[whose], took);
         if (live_blocks != ours || of_curl.live != curls || of_uv.live != uvs)
-            fail_msg("allocation %ld of %s fails%s: blocks not given back: ours %ld, libcurl's %ld, libuv's %ld", plan.number,
-                     whose_names[whose], on ? ", and all after it" : "", live_blocks - ours, of_curl.live - curls,
-                     of_uv.live - uvs);
+            fail_msg("allocation %ld of %s fails%s: blocks not given back: ours %ld, libcurl's %ld, libuv's %ld",
+                     plan.number, whose_names[whose], on ? ", and all after it" : "", live_blocks - ours,
+                     of_curl.live - curls, of_uv.live - uvs);
         if (wrong > 0)
-            fail_msg("allocation %ld of %s fails%s: %s", plan.number, whose_names[whose], on ? ", and all after it" : "",
-                     wrongs);
+            fail_msg("allocation %ld of %s fails%s: %s", plan.number, whose_names[whose],
+                     on ? ", and all after it" : "", wrongs);
         /* how many an exchange takes depends a little on how its bytes arrive */
         if (count < plan.number && plan.number > row + BEYOND)
             break;
@@ -493,8 +508,8 @@ static void on_loopback(enum whose whose)
     usleep(100000); /* what was sent last may not have been read yet */
     for (unsigned i = 0; i <= run_number; i++)
         if (l.state->locals_of[i] > l.state->allowed_of[i])
-            fail_msg("run %u of those with failing allocations of %s: %d dispatches, %d clean 2xx", i, whose_names[whose],
-                     l.state->locals_of[i], l.state->allowed_of[i]);
+            fail_msg("run %u of those with failing allocations of %s: %d dispatches, %d clean 2xx", i,
+                     whose_names[whose], l.state->locals_of[i], l.state->allowed_of[i]);
     loopback_stop(&l);
 }
 
@@ -545,16 +560,14 @@ static bool read_router(void)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ours_in_memory),
-        cmocka_unit_test(ours_on_loopback),
-        cmocka_unit_test(libcurls_on_loopback),
-        cmocka_unit_test(libuvs),
+        cmocka_unit_test(ours_in_memory),       cmocka_unit_test(ours_on_loopback),
+        cmocka_unit_test(libcurls_on_loopback), cmocka_unit_test(libuvs),
         cmocka_unit_test(ours_while_verifying),
     };
     signal(SIGALRM, on_alarm);
     if (!read_router() || uv_replace_allocator(uv_malloc_, uv_realloc_, uv_calloc_, uv_free_) != 0 ||
-        curl_global_init_mem(CURL_GLOBAL_DEFAULT, curl_malloc_, curl_free_, curl_realloc_, curl_strdup_, curl_calloc_) !=
-            CURLE_OK) {
+        curl_global_init_mem(CURL_GLOBAL_DEFAULT, curl_malloc_, curl_free_, curl_realloc_, curl_strdup_,
+                             curl_calloc_) != CURLE_OK) {
         fprintf(stderr, "oom_test: cannot be set up; run it from the top of the tree\n");
         return 1;
     }

@@ -1,8 +1,8 @@
 /* loopback.h - a central and a local server on 127.0.0.1, in a process of their own: for C programs that need many
- * plain exchanges or need to count them. POST /api/... is the central's inference, HEAD its probe, POST /v1/... the local
- * server. What it answers and what it has seen stands in shared memory. An LLM that is called r1, r2, ... is counted by that
- * number: in the probe's path, and at the local server in the body, as "user":"r1". Requests are small (4 KiB). Allocates
- * nothing, dies with its parent. */
+ * plain exchanges or need to count them. POST /api/... is the central's inference, HEAD its probe, POST /v1/... the
+ * local server. What it answers and what it has seen stands in shared memory. An LLM that is called r1, r2, ... is
+ * counted by that number: in the probe's path, and at the local server in the body, as "user":"r1". Requests are small
+ * (4 KiB). Allocates nothing, dies with its parent. */
 #ifndef LOOPBACK_H
 #define LOOPBACK_H
 
@@ -83,8 +83,8 @@ static inline void loopback_answer(int fd, const char *request, struct loopback_
         padding = 0;
     int len = snprintf(out, sizeof(out), "HTTP/1.1 %d X\r\n", status);
     if (status != 204)
-        len += snprintf(out + len, sizeof(out) - (size_t)len, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
-                        strlen(body) + padding);
+        len += snprintf(out + len, sizeof(out) - (size_t)len,
+                        "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(body) + padding);
     len += snprintf(out + len, sizeof(out) - (size_t)len, "\r\n%s", body);
     memset(out + len, ' ', padding);
     (void)!write(fd, out, (size_t)len + padding);

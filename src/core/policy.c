@@ -1,5 +1,6 @@
 #include "core/policy.h"
 
+#include "base/arena.h"
 #include "base/error.h"
 #include "net/loop.h"
 
@@ -39,6 +40,7 @@ struct policy {
     unsigned closing;
     struct policy_bindings bindings;
     int slots[POLICY_SLOTS]; /* references in the registry: found faster than by key */
+    struct arena *arena; /* of a state that does not live long; NULL: the heap */
     size_t n_idle;
     struct policy_thread idle[IDLE_THREADS];
     char name[];
@@ -135,7 +137,11 @@ static void *allocate(void *user, void *ptr, size_t old_size, size_t size)
     if (size > old && !may_grow(p, !ptr && old_size == LUA_TSTRING, size, size - old))
         return NULL;
     void *block = NULL;
-    if (size == 0) {
+    if (p->arena) {
+        block = arena_resize(p->arena, ptr, size);
+        if (!block && size > 0)
+            return NULL;
+    } else if (size == 0) {
         free(ptr);
     } else {
         block = ptr ? realloc(ptr, size) : malloc(size);
@@ -323,7 +329,17 @@ static void describe(lua_State *L, int status, char *message, size_t size)
     message[len] = '\0';
 }
 
-static struct policy *new_state(const char *name, size_t max_bytes)
+static void free_state(struct policy *p)
+{
+    if (p->L)
+        lua_close(p->L);
+    if (p->arena)
+        arena_empty(p->arena);
+    free(p->arena);
+    free(p);
+}
+
+static struct policy *new_state(const char *name, size_t max_bytes, bool is_short)
 {
     size_t name_len = strlen(name) + 1;
     struct policy *p = calloc(1, sizeof(*p) + name_len);
@@ -332,9 +348,10 @@ static struct policy *new_state(const char *name, size_t max_bytes)
     memcpy(p->name, name, name_len);
     p->refs = 1;
     p->max_bytes = max_bytes;
-    p->L = lua_newstate(allocate, p);
+    p->arena = is_short ? calloc(1, sizeof(*p->arena)) : NULL;
+    p->L = p->arena || !is_short ? lua_newstate(allocate, p) : NULL;
     if (!p->L) {
-        free(p);
+        free_state(p);
         return NULL;
     }
     *extra_of(p->L) = (uintptr_t)p; /* new coroutines inherit it */
@@ -343,7 +360,7 @@ static struct policy *new_state(const char *name, size_t max_bytes)
 
 struct policy *policy_bare(size_t max_bytes)
 {
-    return new_state("", max_bytes);
+    return new_state("", max_bytes, true);
 }
 
 lua_State *policy_state(struct policy *policy)
@@ -355,7 +372,7 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
                 const struct policy_bindings *bindings, void *host, struct policy **policy, deputy_error *error)
 {
     *policy = NULL;
-    struct policy *p = new_state(name, limits->policy_bytes);
+    struct policy *p = new_state(name, limits->policy_bytes, false);
     if (!p)
         return error_set(error, DEPUTY_ENOMEM, "out of memory while loading %s", name);
     p->bindings = *bindings;
@@ -396,8 +413,7 @@ void policy_unref(struct policy *policy)
 {
     if (!policy || --policy->refs > 0)
         return;
-    lua_close(policy->L);
-    free(policy);
+    free_state(policy);
 }
 
 /* ---- coroutines ------------------------------------------------------------------------------------------------- */

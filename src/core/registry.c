@@ -9,7 +9,7 @@
 /* uthash exits when memory runs out unless it is told not to; it then leaves the element out and says so here. */
 #define HASH_NONFATAL_OOM 1
 #define uthash_nonfatal_oom(element) ((element)->left_out = true)
-#define HASH_FUNCTION(key, len, hash) HASH_FNV(key, len, hash) /* names are short */
+#define HASH_FUNCTION(key, len, hash) HASH_OAT(key, len, hash) /* names are short */
 #include <uthash.h>
 
 struct entry {
@@ -18,11 +18,13 @@ struct entry {
     UT_hash_handle hh;
 };
 
+/* What a run reads of it lies together: with many LLMs each line of memory costs it a wait. */
 struct failover {
-    deputy_provider **list; /* borrowed: an entry outlives every mention of its provider here */
-    size_t n;
-    bool left_out;
     UT_hash_handle hh;
+    deputy_provider *only;  /* the list while it has one entry */
+    deputy_provider **list; /* borrowed: an entry outlives every mention of its provider here */
+    unsigned n;
+    bool left_out;
     char llm[];
 };
 
@@ -49,7 +51,8 @@ struct registry *registry_ref(struct registry *registry)
 static void drop_failover(struct registry *r, struct failover *f)
 {
     HASH_DEL(r->failovers, f);
-    free(f->list);
+    if (f->list != &f->only)
+        free(f->list);
     free(f);
 }
 
@@ -96,8 +99,8 @@ int registry_add(struct registry *registry, deputy_provider *provider, deputy_er
 
 static void forget(struct failover *f, const deputy_provider *provider)
 {
-    size_t kept = 0;
-    for (size_t i = 0; i < f->n; i++)
+    unsigned kept = 0;
+    for (unsigned i = 0; i < f->n; i++)
         if (f->list[i] != provider)
             f->list[kept++] = f->list[i];
     f->n = kept;
@@ -140,12 +143,28 @@ static struct failover *add_failover(struct registry *r, const char *llm)
     if (!f)
         return NULL;
     memcpy(f->llm, llm, len + 1);
+    f->list = &f->only;
     HASH_ADD_KEYPTR(hh, r->failovers, f->llm, len, f);
     if (f->left_out) {
         free(f);
         return NULL;
     }
     return f;
+}
+
+/* For one more. A new entry has its room. */
+static bool make_room(struct failover *f)
+{
+    bool is_inside = f->list == &f->only;
+    if (f->n == 0)
+        return true;
+    deputy_provider **list = realloc(is_inside ? NULL : f->list, (f->n + 1) * sizeof(deputy_provider *));
+    if (!list)
+        return false;
+    if (is_inside)
+        list[0] = f->only;
+    f->list = list;
+    return true;
 }
 
 int registry_map(struct registry *registry, const char *llm, const char *provider, deputy_error *error)
@@ -164,13 +183,8 @@ int registry_map(struct registry *registry, const char *llm, const char *provide
             return DEPUTY_OK;
     if (!f)
         f = add_failover(registry, llm);
-    deputy_provider **list = f ? realloc(f->list, (f->n + 1) * sizeof(deputy_provider *)) : NULL;
-    if (!list) {
-        if (f && f->n == 0)
-            drop_failover(registry, f);
+    if (!f || !make_room(f))
         return error_set(error, DEPUTY_ENOMEM, "out of memory while mapping '%s' to '%s'", llm, provider);
-    }
-    f->list = list;
     f->list[f->n++] = e->provider;
     return DEPUTY_OK;
 }

@@ -1,5 +1,12 @@
 -- Writes C source that holds Lua files as text: lua5.4 embed.lua NAME=FILE ... > embedded.c
--- They travel with the library, so that `require "deputy.retry"` in a policy needs no file and never meets another version.
+-- They travel with the library, so that `require "deputy.retry"` in a policy needs no file and never meets another
+-- version.
+-- Comments and indentation stay at home, the lines keep their numbers. Not where a long string may hold such a line.
+local function bare(text)
+  if text:find("%[=*%[") then return text end
+  return (("\n" .. text):gsub("\n[ \t]+", "\n"):gsub("\n%-%-[^\n]*", "\n"):sub(2))
+end
+
 local function quoted(text)
   local lines = {}
   for line in text:gmatch("[^\n]*\n?") do
@@ -16,7 +23,7 @@ print('#include "lua/lua_embedded.h"\n\n#include <stddef.h>\n\nconst struct embe
 for _, argument in ipairs(arg) do
   local name, path = argument:match("^([^=]+)=(.+)$")
   local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
+  local text = bare(file:read("a"))
   file:close()
   print(('    {"%s",\n%s,\n     %d},'):format(name, quoted(text), #text))
 end
