@@ -15,6 +15,7 @@
 --   fail_closed  true when everything was looked at and nothing found
 --   complete     false when the time or max_worlds ended it early
 --   findings     array of { kind =, message =, sequence = array of lines, shortest first }
+--   notes        the same, for what is unusual and fails closed all the same
 --   worlds       how many ways a request can go were looked at; executed: how many of them had to be run, the others
 --                went on as one that had been seen; states: different moments between requests; depth, seconds
 --   lag_ms       gate "policy": the longest time between a clean 2xx and a local provider's use
@@ -33,6 +34,8 @@ local M = {}
 
 local clock = os.clock
 local concat, sort = table.concat, table.sort
+-- Wider than the default policy, yet nobody is answered without permission and every error is the primary's.
+local NOTES = { failed_over_verdict = true, vague_verdict = true }
 local REPEATS, FINDINGS, HANGS, STATES = 8, 200, 3, 20000
 
 local Explorer = {}
@@ -434,9 +437,18 @@ local function rows_of(self, signature, limit)
   return rows
 end
 
-local function sorted_findings(self)
+local function has_finding(self)
+  for _, found in pairs(self.found) do
+    if not NOTES[found.kind] then return true end
+  end
+  return false
+end
+
+local function sorted_findings(self, are_notes)
   local list = {}
-  for _, found in pairs(self.found) do list[#list + 1] = found end
+  for _, found in pairs(self.found) do
+    if (NOTES[found.kind] or false) == are_notes then list[#list + 1] = found end
+  end
   sort(list, function(a, b)
     if a.kind ~= b.kind then return a.kind < b.kind end
     if a.weight ~= b.weight then return a.weight < b.weight end
@@ -470,7 +482,7 @@ local function explore_all(self, given)
       end
       if self.stopped then return tables end
     end
-    if next(self.found) then return tables end -- what is shortest has been found
+    if has_finding(self) then return tables end -- what is shortest has been found
     layer = following
   end
   return tables
@@ -501,12 +513,12 @@ function M.run(given)
   else
     tables = explore_all(self, options)
   end
-  local findings = sorted_findings(self)
+  local findings = sorted_findings(self, false)
   local report = {
     name = options.name, gate = options.gate, settings = options.settings, depth = options.depth,
     complete = self.stopped == nil, stopped = self.stopped,
     fail_closed = #findings == 0 and self.stopped == nil,
-    findings = findings, worlds = self.worlds, executed = self.executed, states = self.n_states,
+    findings = findings, notes = sorted_findings(self, true), worlds = self.worlds, executed = self.executed, states = self.n_states,
     lag_ms = self.lag_ms, cache_allow_ms = self.world.cache_allow_ms,
     table = tables[1] and rows_of(self, tables[1].signature, 200) or {}, others = {},
   }

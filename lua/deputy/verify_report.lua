@@ -15,6 +15,7 @@ local TITLES = {
   endless = "it goes on without a bound",
   late = "it waits past the deadline",
   retried_verdict = "a verdict of the primary is not taken for an answer",
+  vague_verdict = "verdict gives no word",
   failed_over_verdict = "a local provider is asked in spite of the primary's verdict",
   retried_after_bytes = "the primary is asked again after its reply had begun",
   nondeterminism = "the same world, another way",
@@ -194,6 +195,15 @@ end
 
 local ABOUT = "The gate in C is the guarantee; this explains what the script does within these bounds, and no more."
 
+local function finding_text(lines, finding, head)
+  put(lines, "")
+  for _, line in ipairs(wrap(TITLES[finding.kind] or finding.kind, WIDTH, "   ", head)) do put(lines, line) end
+  for _, line in ipairs(wrap(finding.message, WIDTH, "   ")) do put(lines, line) end
+  for _, step in ipairs(finding.sequence) do
+    for _, line in ipairs(wrap(step, WIDTH, "     ", "   - ")) do put(lines, line) end
+  end
+end
+
 local function as_text(report)
   local lines = {}
   put(lines, report.name .. ": " .. verdict(report))
@@ -202,15 +212,8 @@ local function as_text(report)
   if lag(report) then
     for _, line in ipairs(wrap(lag(report), WIDTH, "")) do put(lines, line) end
   end
-  for i, finding in ipairs(report.findings) do
-    put(lines, "")
-    local head = ("%d. %s: "):format(i, finding.kind)
-    for _, line in ipairs(wrap(TITLES[finding.kind] or finding.kind, WIDTH, "   ", head)) do put(lines, line) end
-    for _, line in ipairs(wrap(finding.message, WIDTH, "   ")) do put(lines, line) end
-    for _, step in ipairs(finding.sequence) do
-      for _, line in ipairs(wrap(step, WIDTH, "     ", "   - ")) do put(lines, line) end
-    end
-  end
+  for i, finding in ipairs(report.findings) do finding_text(lines, finding, ("%d. %s: "):format(i, finding.kind)) end
+  for _, note in ipairs(report.notes) do finding_text(lines, note, "note: ") end
   if #report.table > 0 then
     put(lines, "")
     put(lines, "What the caller gets, by what happens:")
@@ -235,6 +238,15 @@ local function as_text(report)
   return table.concat(lines, "\n") .. "\n"
 end
 
+local function finding_markdown(lines, finding, head)
+  put(lines, "")
+  put(lines, "## " .. head .. ": " .. (TITLES[finding.kind] or finding.kind))
+  put(lines, "")
+  put(lines, finding.message)
+  put(lines, "")
+  for _, step in ipairs(finding.sequence) do put(lines, "1. " .. step) end
+end
+
 local function as_markdown(report)
   local lines = {}
   put(lines, "# " .. report.name .. ": " .. verdict(report))
@@ -244,14 +256,8 @@ local function as_markdown(report)
     put(lines, "")
     put(lines, lag(report))
   end
-  for _, finding in ipairs(report.findings) do
-    put(lines, "")
-    put(lines, "## " .. finding.kind .. ": " .. (TITLES[finding.kind] or ""))
-    put(lines, "")
-    put(lines, finding.message)
-    put(lines, "")
-    for _, step in ipairs(finding.sequence) do put(lines, "1. " .. step) end
-  end
+  for _, finding in ipairs(report.findings) do finding_markdown(lines, finding, finding.kind) end
+  for _, note in ipairs(report.notes) do finding_markdown(lines, note, "note") end
   if #report.table > 0 then
     put(lines, "")
     put(lines, "## What the caller gets")
@@ -307,14 +313,18 @@ local function rows_json(rows)
   end)
 end
 
+local function findings_json(findings)
+  return each(findings, function(finding)
+    return { "kind", finding.kind, "message", finding.message, "sequence", each(finding.sequence, same) }
+  end)
+end
+
 local function as_json(report)
   local members = {
     "script", report.name, "fail_closed", report.fail_closed, "complete", report.complete, "about", bounds(report),
     "gate", report.gate, "depth", report.depth, "worlds", report.worlds, "executed", report.executed,
     "moments", report.states, "seconds", report.seconds,
-    "findings", each(report.findings, function(finding)
-      return { "kind", finding.kind, "message", finding.message, "sequence", each(finding.sequence, same) }
-    end),
+    "findings", findings_json(report.findings), "notes", findings_json(report.notes),
     "table", rows_json(report.table),
     "others", each(report.others, function(other)
       return { "after", each(other.after, same), "table", rows_json(other.table) }

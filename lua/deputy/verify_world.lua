@@ -1004,6 +1004,9 @@ function World:judge_verdicts(moment)
     local label = "probe: " .. option.label
     if not ok then
       self.owner.find(self.killed and "hang" or "raises", "verdict raises an error: " .. self:in_place(verdict), label)
+    elseif not verdict then
+      self.owner.find("vague_verdict", format('verdict returns %s, which is taken for "unreachable"', tostring(verdict)),
+        label)
     elseif not VERDICTS[verdict] then
       self.owner.find("loose_verdict", format('verdict returns %s; expected "allowed", "forbidden" or "unreachable"',
         type(verdict) == "string" and format("%q", verdict) or "a " .. type(verdict)), label)

@@ -1,5 +1,5 @@
 -- The central said no to this caller, and a local provider says yes.
--- verify: failed_over_verdict
+-- verify: note=failed_over_verdict
 local M = {}
 
 function M.should_failover(failure)

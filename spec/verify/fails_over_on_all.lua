@@ -1,5 +1,5 @@
 -- Every failure is worth a failover.
--- verify: failed_over_verdict
+-- verify: note=failed_over_verdict
 local M = {}
 
 function M.should_failover()
