@@ -18,7 +18,9 @@ function M.route(run)
   local reply, failure = run:primary()
   if reply then return reply end
   if not M.should_failover(failure) then return nil, failure end
-  if tonumber(tostring({}):match("(%x)%x$"), 16) % 2 == 0 then return nil, failure end
+  local sum = 0
+  for digit in tostring({}):match("0x(%x+)"):gmatch("%x") do sum = sum + tonumber(digit, 16) end
+  if sum % 3 == 0 then return nil, failure end
   local provider = run:failover()
   if not provider then return nil, failure end
   if M.verdict(run:probe()) ~= "allowed" then return nil, failure end

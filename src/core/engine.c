@@ -48,7 +48,7 @@ static void fill_defaults(deputy_options *o)
     DEFAULT(o->limits.policy_instructions, 10000000);
     DEFAULT(o->limits.policy_run_bytes, (size_t)8 << 20);
     DEFAULT(o->limits.policy_bytes, (size_t)64 << 20);
-    DEFAULT(o->limits.policy_ms, 1000);
+    DEFAULT(o->limits.policy_ms, 200);
 }
 
 static int copy_string(const char **field, const char *fallback)
