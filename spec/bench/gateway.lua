@@ -1,6 +1,6 @@
 -- deputy serve beside nginx: the same upstreams, the same load from wrk, everything on one CPU. README.md says how to
 -- read what it prints. Ends with 1 when a bound is not met.
---   BENCH_SECONDS   how long each load lasts (3)        BENCH_ROUNDS   how often, in turns with nginx (3)
+--   BENCH_SECONDS   how long each load lasts (2)        BENCH_ROUNDS   how often, in turns with nginx (5)
 package.path = "./?.lua;" .. package.path
 local uv = require "luv"
 local cjson = require "cjson"
@@ -9,8 +9,8 @@ local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 
 local BUILD = os.getenv("DEPUTY_BUILD") or "build"
-local SECONDS = tonumber(os.getenv("BENCH_SECONDS")) or 3
-local ROUNDS = tonumber(os.getenv("BENCH_ROUNDS")) or 3
+local SECONDS = tonumber(os.getenv("BENCH_SECONDS")) or 2
+local ROUNDS = tonumber(os.getenv("BENCH_ROUNDS")) or 5
 local TICKS = 100 -- of /proc/PID/stat, a second
 local TOKEN = "tok-bench"
 local OURS = "/v1/chat/completions"
@@ -78,7 +78,7 @@ local streams = shell.start{ BUILD .. "/spec/bench/gateway_upstream" }
 local stream_port = assert(streams:wait_for("(%d+)\n", 5000), "no upstream for streams")
 
 -- Static answers: central says yes on one path and 503 on another, the stand-in always answers.
-nginx("upstream", ([[
+local upstream = nginx("upstream", ([[
   server { listen 127.0.0.1:%d backlog=4096;
     location = /api/v1/llms/up/infer { return 200 '%s'; }
     location = /api/v1/llms/down/infer { return 503 '{"error":{"message":"down"}}'; }
@@ -101,6 +101,49 @@ local beside = nginx("proxy", ([[
       proxy_set_header Connection close; proxy_pass http://127.0.0.1:%d/api/v1/llms/down; }
     location / { proxy_pass http://streams; proxy_buffering off; proxy_read_timeout 600s; } }
 ]]):format(central, standin, stream_port, proxy, central), proxy)
+
+-- The same failover as a script of HAProxy's; nil where there is none.
+local HAPROXY = [[
+core.register_service("failover", "http", function(applet)
+  local body, headers = applet:receive(), { ["content-type"] = { "application/json" } }
+  local reply = core.httpclient():post{ url = "CENTRAL/infer", headers = headers, body = body }
+  if reply.status == 503 then
+    local probe = core.httpclient():head{ url = "CENTRAL", headers = { connection = { "close" } } }
+    if probe.status == 204 then reply = core.httpclient():post{ url = "STANDIN", headers = headers, body = body } end
+  end
+  applet:set_status(reply.status)
+  applet:add_header("content-type", "application/json")
+  applet:add_header("content-length", tostring(#reply.body))
+  applet:start_response()
+  applet:send(reply.body)
+end)
+]]
+
+local function haproxy()
+  if shell.run{ "haproxy", "-v" }.status ~= 0 then return nil end
+  local port = free_port()
+  local script = tmp.write(dir, "failover.lua", (HAPROXY:gsub("%u%u%u%u%u%u%u", {
+    CENTRAL = ("http://127.0.0.1:%d/api/v1/llms/down"):format(central),
+    STANDIN = ("http://127.0.0.1:%d/v1/chat/completions"):format(standin),
+  })))
+  local config = tmp.write(dir, "haproxy.cfg", ([[
+global
+  nbthread 1
+  maxconn 1000
+  lua-load %s
+defaults
+  mode http
+  timeout client 60s
+  timeout server 60s
+  timeout connect 5s
+frontend all
+  bind 127.0.0.1:%d
+  http-request use-service lua.failover
+]]):format(script, port))
+  local process = shell.start{ "haproxy", "-db", "-f", config }
+  wait_for(port)
+  return { pid = process.pid, port = port, stop = function() process:stop() end }
+end
 
 -- Neither writes a line for each request: that would measure the disk.
 local function serve(central_port, breaker)
@@ -145,43 +188,52 @@ end
 
 local in_ms = { us = 0.001, ms = 1, s = 1000 }
 
--- One run of wrk: requests a second, the 99th percentile in ms, our microseconds of CPU for each request.
+-- One run of wrk: requests a second, the 99th percentile in ms, the proxy's microseconds of CPU for each request, and
+-- those of all that take part.
 local function load_once(port, path, body, connections, pid)
   local script = tmp.write(dir, "post.lua", ("wrk.method = 'POST'\nwrk.body = %q\n" ..
     "wrk.headers['Content-Type'] = 'application/json'\n" ..
     "wrk.headers['Authorization'] = 'Bearer %s'\n"):format(body, TOKEN))
-  local before = cpu_us(pid)
-  local run = shell.run{ "wrk", "-t1", "-c" .. connections, "-d" .. SECONDS .. "s", "--latency", "-s", script,
-    ("http://127.0.0.1:%d%s"):format(port, path), timeout_ms = SECONDS * 1000 + 10000 }
+  local before, behind = cpu_us(pid), cpu_us(upstream.pid) + cpu_us(streams.pid)
+  local run = shell.run{ "sh", "-c", '"$@" && times', "wrk", "wrk", "-t1", "-c" .. connections, "-d" .. SECONDS .. "s",
+    "--latency", "-s", script, ("http://127.0.0.1:%d%s"):format(port, path), timeout_ms = SECONDS * 1000 + 10000 }
   local spent = cpu_us(pid) - before
+  local others = cpu_us(upstream.pid) + cpu_us(streams.pid) - behind
   if run.status ~= 0 then error("wrk: " .. run.stdout .. run.stderr, 0) end
   if run.stdout:find("Non%-2xx") or run.stdout:find("Socket errors") then error(run.stdout, 0) end
   local requests = tonumber(run.stdout:match("(%d+) requests in"))
+  for minutes, seconds in run.stdout:match("([^\n]*)\n?$"):gmatch("(%d+)m([%d.]+)s") do
+    others = others + (tonumber(minutes) * 60 + tonumber(seconds)) * 1e6
+  end
   local value, unit = run.stdout:match("99%%%s+([%d.]+)(%a+)")
   return { rate = tonumber(run.stdout:match("Requests/sec:%s+([%d.]+)")), p99 = tonumber(value) * in_ms[unit],
-    cpu = spent / requests }
+    cpu = spent / requests, all = (spent + others) / requests }
 end
 
--- nginx and deputy in turns; the median of each figure, and of the ratios of neighbours.
-local function compare(name, gw, llm, connections, least, p99_most, stream)
-  local body, path = body_of(llm, stream), "/api/v1/llms/" .. llm .. "/infer"
-  local found = { nginx = { rate = {}, p99 = {}, cpu = {} }, deputy = { rate = {}, p99 = {}, cpu = {} } }
-  local ratios, p99s = {}, {}
+-- Both in turns; the median of each figure, and of the ratios of neighbours. other: { name, pid, port }.
+local function compare(name, other, gw, llm, connections, bounds)
+  local body, path = body_of(llm, bounds.stream), "/api/v1/llms/" .. llm .. "/infer"
+  local found = { { rate = {}, p99 = {}, cpu = {}, all = {} }, { rate = {}, p99 = {}, cpu = {}, all = {} } }
+  local ratios, p99s, by_cpu = {}, {}, {}
   for _ = 1, ROUNDS do
-    local a = load_once(proxy, path, body, connections, beside.pid)
+    local a = load_once(other.port, path, body, connections, other.pid)
     local b = load_once(gw.port, OURS, body, connections, gw.pid)
-    for what, list in pairs(found.nginx) do list[#list + 1] = a[what] end
-    for what, list in pairs(found.deputy) do list[#list + 1] = b[what] end
-    ratios[#ratios + 1], p99s[#p99s + 1] = b.rate / a.rate, b.p99 / a.p99
+    for what in pairs(a) do
+      table.insert(found[1][what], a[what])
+      table.insert(found[2][what], b[what])
+    end
+    ratios[#ratios + 1], p99s[#p99s + 1], by_cpu[#by_cpu + 1] = b.rate / a.rate, b.p99 / a.p99, a.all / b.all
   end
-  local unit = stream and "streams" or "requests"
-  for _, who in ipairs{ "nginx", "deputy" } do
-    figure(("%s, %s: %s a second"):format(name, who, unit), median(found[who].rate), "/s")
-    figure(("%s, %s: its own CPU for each"):format(name, who), median(found[who].cpu), "us")
-    figure(("%s, %s: 99th percentile"):format(name, who), median(found[who].p99), "ms")
+  local unit = bounds.stream and "streams" or "requests"
+  for i, who in ipairs{ other.name, "deputy" } do
+    figure(("%s, %s: %s a second"):format(name, who, unit), median(found[i].rate), "/s")
+    figure(("%s, %s: its own CPU for each"):format(name, who), median(found[i].cpu), "us")
+    figure(("%s, %s: everybody's CPU for each"):format(name, who), median(found[i].all), "us")
+    figure(("%s, %s: 99th percentile"):format(name, who), median(found[i].p99), "ms")
   end
-  figure(name .. ": rate beside nginx", median(ratios), "x", least)
-  figure(name .. ": 99th percentile beside nginx", median(p99s), "x", p99_most, true)
+  figure(("%s: rate beside %s"):format(name, other.name), median(ratios), "x", bounds.rate)
+  figure(("%s: the same by everybody's CPU"):format(name), median(by_cpu), "x")
+  figure(("%s: 99th percentile beside %s"):format(name, other.name), median(p99s), "x", bounds.p99, true)
 end
 
 -- ---- the first token, one stream after the other
@@ -270,15 +322,22 @@ end
 -- ---- all of it
 
 local function main()
+  local nginx_proxy = { name = "nginx", pid = beside.pid, port = proxy }
   local gw = serve(central)
-  compare("pass-through, 32 connections", gw, "up", 32, 0.6, 2)
-  compare("failover with a fresh probe, 32 connections", gw, "down", 32, 1.0)
+  compare("pass-through", nginx_proxy, gw, "up", 32, { rate = 0.6, p99 = 2 })
+  compare("failover, fresh probe", nginx_proxy, gw, "down", 32, { rate = 1.0 })
+  local script = haproxy()
+  if script then
+    script.name = "HAProxy Lua"
+    compare("failover, fresh probe", script, gw, "down", 32, { rate = 1.5 })
+    script.stop()
+  end
   gw:stop()
   gw = serve(central, { failures = 5, openMs = 600000 })
-  compare("failover, breaker open, 32 connections", gw, "down", 32, 1.3)
+  compare("failover, breaker open", nginx_proxy, gw, "down", 32, { rate = 1.3 })
   gw:stop()
   gw = serve(stream_port)
-  compare("64 streams of 500 events", gw, "flow", 64, 0.8, nil, true)
+  compare("64 streams of 500 events", nginx_proxy, gw, "flow", 64, { rate = 0.8, stream = true })
   first_tokens(gw)
   gw:stop()
   gw = serve(stream_port)
