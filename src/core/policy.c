@@ -14,7 +14,8 @@
  * is allocated between two looks at the clock, for loops that spend their time on large blocks. GRACE: what a script
  * that was killed may still allocate in one piece, so that it ends without a collection at every step. CLOSING_MAX: Lua
  * does not count the C stack of coroutines that are closed inside one another. GC_PAUSE: a state is small and what a run
- * leaves behind is smaller, so that it may grow to four times its size before it is searched again. */
+ * leaves behind is smaller, so that it may grow to four times its size before it is searched again. LITTER_BYTES: a run that left more behind than
+ * that and its share is cleaned up after at once, so that the next one does not run into its limit. */
 enum {
     HOOK_EVERY = 100,
     IDLE_THREADS = 256,
@@ -24,7 +25,8 @@ enum {
     CLOSING_MAX = 4,
     PIECE = 256,
     JUMPS_MAX = 4096,
-    GC_PAUSE = 400
+    GC_PAUSE = 400,
+    LITTER_BYTES = 256 << 10
 };
 
 struct policy {
@@ -36,6 +38,7 @@ struct policy {
     void *host;
     uint64_t resumed_us;
     size_t bytes, max_bytes, unseen_bytes;
+    size_t settled_bytes; /* after the last whole collection */
     bool opening, lenient, refused;
     unsigned closing;
     struct policy_bindings bindings;
@@ -189,6 +192,12 @@ void policy_lenient(lua_State *L, bool lenient)
     struct policy *p = policy_of(L);
     if (p)
         p->lenient = lenient;
+}
+
+static void collect(struct policy *p)
+{
+    lua_gc(p->L, LUA_GCCOLLECT);
+    p->settled_bytes = p->bytes;
 }
 
 void policy_budget(const deputy_limits *limits, struct budget *budget)
@@ -397,8 +406,8 @@ int policy_load(const char *name, const char *text, size_t len, const deputy_lim
         policy_unref(p);
         return error_set(error, code, "cannot load the policy %s: %s", name, message);
     }
-    lua_gc(p->L, LUA_GCCOLLECT);
     lua_gc(p->L, LUA_GCINC, GC_PAUSE, 0, 0);
+    collect(p);
     *policy = p;
     return DEPUTY_OK;
 }
@@ -541,6 +550,8 @@ void policy_stop(struct policy *policy, struct policy_thread *thread, bool done)
     else
         luaL_unref(policy->L, LUA_REGISTRYINDEX, thread->ref);
     memset(thread, 0, sizeof(*thread));
+    if (policy->bytes > policy->settled_bytes * (GC_PAUSE / 100) + LITTER_BYTES)
+        collect(policy);
 }
 
 const char *policy_name(const struct policy *policy)
