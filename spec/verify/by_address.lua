@@ -18,9 +18,8 @@ function M.route(run)
   local reply, failure = run:primary()
   if reply then return reply end
   if not M.should_failover(failure) then return nil, failure end
-  local sum = 0
-  for digit in tostring({}):match("0x(%x+)"):gmatch("%x") do sum = sum + tonumber(digit, 16) end
-  if sum % 3 == 0 then return nil, failure end
+  local address = tonumber(tostring({}):match("0x(%x+)"), 16)
+  if ((address >> 4) * 40503 >> 7) % 2 == 0 then return nil, failure end
   local provider = run:failover()
   if not provider then return nil, failure end
   if M.verdict(run:probe()) ~= "allowed" then return nil, failure end
