@@ -61,8 +61,8 @@ local config = string.format([[
 }]], central.url, model.url)
 tmp.write(dir, "deputy.json", config .. "\n")
 
-say("A central (%s) has an LLM called claude. A local model server (%s)\nmay stand in for it, so says deputy.json:\n\n%s",
-  central.url, model.url, indent(config))
+say("A central (%s) has an LLM called claude. A local model server (%s)\n"
+  .. "may stand in for it, so says deputy.json:\n\n%s", central.url, model.url, indent(config))
 
 act(1, "The central answers", "deputy passes the answer on. Nobody is asked whether a stand-in would be allowed.")
 local r = run("ask", "claude", "Who are you?")
