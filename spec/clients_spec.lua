@@ -196,4 +196,30 @@ describe("a client from npm:", function()
       assert.is_false(model:saw(TOKEN))
     end)
   end
+
+  it("no, curl", function()
+    start()
+    local function curl(name, stream)
+      return shell.run{ "curl", "-sS", "-N", "--fail-with-body", "-H", "Authorization: Bearer " .. TOKEN, "--json",
+        cjson.encode{ model = name, stream = stream, messages = { { role = "user", content = "hi" } } },
+        "http://" .. gw.address .. "/v1/chat/completions" }
+    end
+    for name, text in pairs{ up = "central", over = "local model" } do
+      local plain, stream = curl(name, false), curl(name, true)
+      assert.same({ name, 0, "from the " .. text },
+        { name, plain.status, cjson.decode(plain.stdout).choices[1].message.content })
+      assert.same({ name, 0 }, { name, stream.status })
+      says(stream.stdout, '"' .. text .. '"')
+      says(stream.stdout, "data: [DONE]\n\n")
+    end
+    for _, stream in ipairs{ false, true } do
+      local closed = curl("closed", stream)
+      assert.same({ 22, OUTAGE.body }, { closed.status, closed.stdout })
+    end
+    local cut = curl("cut", true)
+    assert.is_truthy(cut.status == 18 or cut.status == 56, cut.status) -- a partial file, or a reset while it reads
+    says(cut.stdout, '"from the "')
+    says(cut.stdout, 'data: {"error":')
+    assert.is_nil(cut.stdout:find("[DONE]", 1, true))
+  end)
 end)
