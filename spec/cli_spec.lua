@@ -233,6 +233,22 @@ describe("deputy check", function()
       .. 'deputy.json:3: policy.gate: "on" is not known: known here: probe, policy\n', r.stdout)
   end)
 
+  it("loads and verifies the policy with its settings, and opens the files that are named", function()
+    write("broken.lua", "local M = {}\nreturn syntax error(")
+    configure{ policy = { script = "broken.lua" } }
+    local r = deputy{ "check" }
+    assert.same({ 1, "" }, { r.status, r.stderr })
+    assert.matches("^deputy.json: policy: .*broken.lua:2: ", r.stdout)
+    configure{ policy = { script = "nowhere.lua" } }
+    assert.matches("deputy.json: policy: .*nowhere.lua", deputy{ "check" }.stdout)
+    configure{ policy = { settings = { retry = 1 } } }
+    r = deputy{ "check" }
+    assert.equal(1, r.status)
+    assert.matches("deputy.json: policy: .*policy.settings.retry: unknown", r.stdout)
+    configure{ policy = { settings = { retries = 1 } } }
+    assert.equal(0, deputy{ "check" }.status)
+  end)
+
   it("warns of what is risky, on stderr", function()
     configure{ policy = { gate = "policy" } }
     uv.fs_chmod(dir .. "/token", 420) -- 0644
@@ -353,7 +369,7 @@ describe("deputy ask", function()
     assert.matches("no failover: unreachable: the central did not confirm .* %(probe: 500%)\n$", why())
     assert.matches("no failover: no provider in deputy.json stands in for 'opus'\n$", why("opus"))
     central:set{ inference = { status = 400, json = { error = { message = "bad", code = "context" } } } }
-    assert.matches("answered 400 %(context%): bad\n.*no failover: that is the central's verdict, not an outage", why())
+    assert.matches("answered 400 %(context%): bad\n.*no failover: the policy takes this for the central's answer, not for an outage", why())
     central:set{ inference = OUTAGE, probe = "ok" }
     model:stop()
     assert.matches("no failover: 'vllm%-local' was allowed to stand in, but failed too %(connect%)\n$", why())

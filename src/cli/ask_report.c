@@ -161,7 +161,7 @@ static void say_why_alone(const struct ask_end *end)
     } else if (note) {
         complain(command, "no failover: the policy did not come to an end (%s)", note->kind);
     } else {
-        complain(command, "no failover: that is the central's verdict, not an outage; the policy leaves it as it is");
+        complain(command, "no failover: the policy takes this for the central's answer, not for an outage (should_failover)");
     }
 }
 
