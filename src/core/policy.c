@@ -13,9 +13,10 @@
 /* HOOK_EVERY: the dearest instruction (comparing two strings of POLICY_STRING_MAX) takes 0.4 ms. LOOK_EVERY_BYTES: what
  * is allocated between two looks at the clock, for loops that spend their time on large blocks. GRACE: what a script
  * that was killed may still allocate in one piece, so that it ends without a collection at every step. CLOSING_MAX: Lua
- * does not count the C stack of coroutines that are closed inside one another. GC_PAUSE: a state is small and what a run
- * leaves behind is smaller, so that it may grow to four times its size before it is searched again. LITTER_BYTES: a run that left more behind than
- * that and its share is cleaned up after at once, so that the next one does not run into its limit. */
+ * does not count the C stack of coroutines that are closed inside one another. GC_PAUSE: a state is small and what a
+ * run leaves behind is smaller, so that it may grow to four times its size before it is searched again. LITTER_BYTES: a
+ * run that left more behind than that and its share is cleaned up after at once, so that the next one does not run into
+ * its limit. */
 enum {
     HOOK_EVERY = 100,
     IDLE_THREADS = 256,
@@ -43,7 +44,7 @@ struct policy {
     unsigned closing;
     struct policy_bindings bindings;
     int slots[POLICY_SLOTS]; /* references in the registry: found faster than by key */
-    struct arena *arena; /* of a state that does not live long; NULL: the heap */
+    struct arena *arena;     /* of a state that does not live long; NULL: the heap */
     size_t n_idle;
     struct policy_thread idle[IDLE_THREADS];
     char name[];

@@ -7,8 +7,8 @@
 #include <string.h>
 
 /* uthash exits when memory runs out unless it is told not to; it then leaves the element out and says so here. */
-#define HASH_NONFATAL_OOM 1
-#define uthash_nonfatal_oom(element) ((element)->left_out = true)
+#define HASH_NONFATAL_OOM             1
+#define uthash_nonfatal_oom(element)  ((element)->left_out = true)
 #define HASH_FUNCTION(key, len, hash) HASH_OAT(key, len, hash) /* names are short */
 #include <uthash.h>
 
@@ -62,9 +62,10 @@ void registry_unref(struct registry *registry)
     struct entry *e, *next_entry;
     if (!registry || --registry->refs > 0)
         return;
-    HASH_ITER (hh, registry->failovers, f, next_failover)
-        drop_failover(registry, f);
-    HASH_ITER (hh, registry->providers, e, next_entry) {
+    HASH_ITER(hh, registry->failovers, f, next_failover)
+    drop_failover(registry, f);
+    HASH_ITER(hh, registry->providers, e, next_entry)
+    {
         HASH_DEL(registry->providers, e);
         deputy_provider_unref(e->provider);
         free(e);
@@ -112,7 +113,8 @@ int registry_remove(struct registry *registry, const char *name, deputy_error *e
     struct entry *e = find_entry(registry, name);
     if (!e)
         return error_set(error, DEPUTY_ENOTFOUND, "provider '%s' is not registered", name);
-    HASH_ITER (hh, registry->failovers, f, next) {
+    HASH_ITER(hh, registry->failovers, f, next)
+    {
         forget(f, e->provider);
         if (f->n == 0)
             drop_failover(registry, f);
@@ -209,8 +211,8 @@ int registry_each_failover(const struct registry *registry, deputy_failover_fn e
     int answer = 0;
     if (n && !sorted)
         return DEPUTY_ENOMEM;
-    HASH_ITER (hh, registry->failovers, f, next)
-        sorted[i++] = f;
+    HASH_ITER(hh, registry->failovers, f, next)
+    sorted[i++] = f;
     if (n)
         qsort(sorted, n, sizeof(struct failover *), by_llm);
     for (i = 0; i < n && answer == 0; i++)
@@ -233,8 +235,8 @@ int registry_each_provider(const struct registry *registry, deputy_provider_fn e
     int answer = 0;
     if (n && !sorted)
         return DEPUTY_ENOMEM;
-    HASH_ITER (hh, registry->providers, e, next)
-        sorted[i++] = e->provider;
+    HASH_ITER(hh, registry->providers, e, next)
+    sorted[i++] = e->provider;
     if (n)
         qsort(sorted, n, sizeof(deputy_provider *), by_name);
     for (i = 0; i < n && answer == 0; i++)
