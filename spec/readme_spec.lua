@@ -185,6 +185,20 @@ describe("README.md", function()
     end
   end)
 
+  it("names the limits as they are in the header", function()
+    local header, limits = tmp.read("include/deputy.h"), readme:match("\n## Limits\n(.-)\n#"):gsub("%s+", " ")
+    for name, words in pairs{
+      max_runs = "%d runs at once", max_body_bytes = "%d MiB for a request",
+      max_reply_bytes = "%d MiB for a reply that is held whole", max_header_bytes = "%d KiB for headers",
+      policy_instructions = "%d million instructions", policy_run_bytes = "instructions, %d MiB",
+      policy_ms = "%d ms of computing", policy_bytes = "%d MiB for a policy with all its runs",
+    } do
+      local value = tonumber(header:match("%s" .. name .. ";%s*/%* %[(%d+)%]"))
+      local unit = words:find("MiB") and 1 << 20 or words:find("KiB") and 1 << 10 or words:find("million") and 1000000
+      assert.matches(words:format(value // (unit or 1)), limits, 1, true)
+    end
+  end)
+
   it("names the configuration's defaults as they are", function()
     local defaults = require("deputy.config").defaults{}
     local function has(row, ...)
