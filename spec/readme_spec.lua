@@ -109,20 +109,23 @@ describe("README.md", function()
       return router:complete{ llm = "claude", body = { model = "claude", messages = {} } }
     end
 
-    it("that stands in when the central does not talk", function()
-      central:set{ inference = { { reset = true } } }
+    it("that stands in when the central says 503", function()
       assert.equal("first", ask().via)
     end)
 
-    it("that does not when it says 503", function()
+    it("that does not when it says 400, nor when it resets the connection", function()
+      central:set{ inference = { status = 400, body = "{}" } }
       local reply, failure = ask()
       assert.is_nil(reply)
-      assert.equal(503, failure.status)
+      assert.equal(400, failure.status)
+      central:set{ inference = { { reset = true } } }
+      reply, failure = ask()
+      assert.is_nil(reply)
+      assert.equal("connect", failure.kind)
       assert.equal(0, model:bytes())
     end)
 
     it("that asks the next one, after another probe, when one fails", function()
-      central:set{ inference = { { reset = true } } }
       model:set{ steps = { status = 500 } }
       local reply = ask()
       assert.equal("second", reply.via)
@@ -131,11 +134,10 @@ describe("README.md", function()
     end)
 
     it("that obeys a central that forbids", function()
-      central:set{ inference = { { reset = true } } }
       central:revoke("tok", "claude", "view")
       local reply, failure = ask()
       assert.is_nil(reply)
-      assert.equal("connect", failure.kind)
+      assert.equal(503, failure.status)
       assert.equal(0, model:bytes() + other:bytes())
     end)
   end)
