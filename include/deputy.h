@@ -37,6 +37,7 @@ extern "C" {
 #endif
 
 /* Every code, its number and its sentence: deputy_code and deputy_strerror are made from this one list. */
+/* clang-format off */
 #define DEPUTY_CODES(X)                                                                                                \
     X(OK, 0, "done")                                                                                                   \
     X(PAUSE, 1, "not taken: offer the same bytes again after deputy_resume")                                           \
@@ -54,6 +55,7 @@ extern "C" {
     X(ETHREAD, -12, "called from a thread that does not own the engine")                                               \
     X(ESTALE, -13, "the permit is too old or was used")                                                                \
     X(EFAILED, -14, "the run ended with the primary's error")
+/* clang-format on */
 
 typedef enum deputy_code {
 #define X(name, number, text) DEPUTY_##name = (number),
@@ -72,7 +74,12 @@ typedef enum deputy_gate { DEPUTY_GATE_PROBE = 0, DEPUTY_GATE_POLICY = 1 } deput
  * loaded with a warning in the log, or not looked at. */
 typedef enum deputy_verify { DEPUTY_VERIFY_REFUSE = 0, DEPUTY_VERIFY_WARN = 1, DEPUTY_VERIFY_OFF = 2 } deputy_verify;
 
-typedef enum deputy_log_level { DEPUTY_LOG_ERROR = 0, DEPUTY_LOG_WARN, DEPUTY_LOG_INFO, DEPUTY_LOG_DEBUG } deputy_log_level;
+typedef enum deputy_log_level {
+    DEPUTY_LOG_ERROR = 0,
+    DEPUTY_LOG_WARN,
+    DEPUTY_LOG_INFO,
+    DEPUTY_LOG_DEBUG
+} deputy_log_level;
 
 typedef struct deputy_engine deputy_engine;
 typedef struct deputy_provider deputy_provider;
@@ -93,6 +100,7 @@ typedef struct deputy_header {
 } deputy_header;
 
 /* Why a call did not succeed. The script sees the same words: failure.kind. */
+/* clang-format off */
 #define DEPUTY_FAILURES(X)                                                                                             \
     X(NONE, "none")                                                                                                    \
     X(ERROR, "error")         /* an error without kind or status: a host's own primary */                              \
@@ -108,6 +116,7 @@ typedef struct deputy_header {
     X(CANCELLED, "cancelled") /* the caller went away */                                                               \
     X(DEADLINE, "deadline")   /* the run's own deadline passed */                                                      \
     X(REFUSED, "refused")     /* not sent at all: the gate, or a request that cannot be expressed */
+/* clang-format on */
 
 typedef enum deputy_failure_kind {
 #define X(name, text) DEPUTY_FAILURE_##name,
@@ -128,12 +137,12 @@ typedef enum deputy_leg { DEPUTY_LEG_PRIMARY = 0, DEPUTY_LEG_PROBE, DEPUTY_LEG_L
 
 typedef struct deputy_trace {
     deputy_leg leg;
-    int attempt;          /* from 1, for each leg */
+    int attempt; /* from 1, for each leg */
     uint64_t start_us;
-    uint64_t end_us;      /* 0 while it is under way */
-    int status;           /* HTTP status, or 0 */
-    const char *kind;     /* "ok", a failure's kind, or a probe's kind; for the policy what happened to it */
-    const char *provider; /* local legs: the provider's name; else NULL */
+    uint64_t end_us;        /* 0 while it is under way */
+    int status;             /* HTTP status, or 0 */
+    const char *kind;       /* "ok", a failure's kind, or a probe's kind; for the policy what happened to it */
+    const char *provider;   /* local legs: the provider's name; else NULL */
     deputy_verdict verdict; /* probe legs: what the gate makes of it */
 } deputy_trace;
 
@@ -174,16 +183,16 @@ typedef struct deputy_timeouts {
 
 /* What may grow, and how far. 0 takes the default in brackets. */
 typedef struct deputy_limits {
-    uint32_t max_runs;              /* [4096]     runs at once */
-    size_t max_body_bytes;          /* [33554432] a request's body */
-    size_t max_reply_bytes;         /* [67108864] a reply that is held whole */
-    size_t max_error_bytes;         /* [1048576]  the body of an error that is kept for the caller */
-    size_t max_hold_bytes;          /* [262144]   what a stream may send before its first output */
-    size_t max_header_bytes;        /* [65536]    the head of any reply */
-    uint64_t policy_instructions;   /* [10000000] Lua instructions of one run */
-    size_t policy_run_bytes;        /* [8388608]  Lua memory that one run may hold */
-    size_t policy_bytes;            /* [67108864] Lua memory of one policy with all its runs */
-    uint32_t policy_ms;             /* [200]      time a script may compute, waits not counted: other runs wait that long */
+    uint32_t max_runs;            /* [4096]     runs at once */
+    size_t max_body_bytes;        /* [33554432] a request's body */
+    size_t max_reply_bytes;       /* [67108864] a reply that is held whole */
+    size_t max_error_bytes;       /* [1048576]  the body of an error that is kept for the caller */
+    size_t max_hold_bytes;        /* [262144]   what a stream may send before its first output */
+    size_t max_header_bytes;      /* [65536]    the head of any reply */
+    uint64_t policy_instructions; /* [10000000] Lua instructions of one run */
+    size_t policy_run_bytes;      /* [8388608]  Lua memory that one run may hold */
+    size_t policy_bytes;          /* [67108864] Lua memory of one policy with all its runs */
+    uint32_t policy_ms;           /* [200]      time a script may compute; other runs wait */
 } deputy_limits;
 
 /* Which path of the central serves an endpoint. {llm} is the escaped name, {endpoint} what follows /v1/. */
@@ -193,6 +202,7 @@ typedef struct deputy_route {
 } deputy_route;
 
 /* How a probe ended: "ok" means that a well-formed HTTP reply came, whatever its status. */
+/* clang-format off */
 #define DEPUTY_PROBE_KINDS(X)                                                                                          \
     X(NO_TOKEN, "no_token") /* first: a zeroed answer allows nothing */                                                \
     X(OK, "ok")                                                                                                        \
@@ -202,6 +212,7 @@ typedef struct deputy_route {
     X(TLS, "tls")                                                                                                      \
     X(PROTOCOL, "protocol")                                                                                            \
     X(LIMIT, "limit")
+/* clang-format on */
 
 typedef enum deputy_probe_kind {
 #define X(name, text) DEPUTY_PROBE_##name,
@@ -249,7 +260,12 @@ typedef struct deputy_options {
 } deputy_options;
 
 #ifdef __cplusplus
-#define DEPUTY_INIT(type) ([] { type zeroed = {}; zeroed.size = sizeof(zeroed); return zeroed; }())
+#define DEPUTY_INIT(type)                                                                                              \
+    ([] {                                                                                                              \
+        type zeroed = {};                                                                                              \
+        zeroed.size = sizeof(zeroed);                                                                                  \
+        return zeroed;                                                                                                 \
+    }())
 #else
 #define DEPUTY_INIT(type) ((type){.size = sizeof(type)})
 #endif
@@ -281,8 +297,8 @@ typedef struct deputy_verify_options {
     uint32_t timeout_ms;         /* [60000] */
 } deputy_verify_options;
 
-/* *report is malloc'ed text, the caller's, or NULL when the script could not be run at all. *fail_closed is the finding.
- * DEPUTY_OK whenever there is a finding. options may be NULL. Any thread; needs no engine. */
+/* *report is malloc'ed text, the caller's, or NULL when the script could not be run at all. *fail_closed is the
+ * finding. DEPUTY_OK whenever there is a finding. options may be NULL. Any thread; needs no engine. */
 DEPUTY_API int deputy_verify_policy(const deputy_verify_options *options, const char *path, char **report,
                                     bool *fail_closed, deputy_error *error);
 
@@ -322,17 +338,17 @@ typedef struct deputy_request {
     size_t size;
     const char *llm;          /* the central LLM's id or name; copied */
     const char *endpoint;     /* ["chat/completions"] what follows /v1/; copied */
-    const char *bearer_token; /* the caller's; NULL: deputy_options.bearer_token; copied; never sent to a local provider */
+    const char *bearer_token; /* the caller's; NULL: the options'; copied; never sent to a local provider */
     const void *body;         /* JSON, sent byte for byte; BORROWED until on_end */
     size_t body_len;
     const deputy_header *headers; /* further fields for the upstream; copied; those that carry credentials or frame the
                                      message (Authorization, Cookie, Host, Content-Length, ...) are left out */
     size_t n_headers;
     deputy_stream stream;
-    bool whole;           /* hold a stream back until it is complete, so that a cut can still fail over */
-    uint32_t total_ms;    /* 0: deputy_timeouts.total_ms; only ever shortens it */
-    const char *method;   /* ["POST"] the central's alone: "GET" for what is only looked at, as "models"; copied */
-    bool primary_only;    /* no script, no failover: the primary's answer or error is the outcome */
+    bool whole;               /* hold a stream back until it is complete, so that a cut can still fail over */
+    uint32_t total_ms;        /* 0: deputy_timeouts.total_ms; only ever shortens it */
+    const char *method;       /* ["POST"] the central's alone: "GET" for what is only looked at, as "models"; copied */
+    bool primary_only;        /* no script, no failover: the primary's answer or error is the outcome */
     deputy_provider *primary; /* called instead of the central's inference proxy; a reference is held while it runs */
 } deputy_request;
 
@@ -386,16 +402,16 @@ typedef struct deputy_reply {
     deputy_outcome outcome;
 } deputy_reply;
 
-/* Runs to the end and returns DEPUTY_OK, DEPUTY_EFAILED (reply holds the primary's error as it came), DEPUTY_ECANCELED or
- * another code with error filled. DEPUTY_EBUSY from inside a callback, and on a lent loop, which the host turns. A reply
- * over limits.max_reply_bytes is a failure. Clear the reply in every case. */
+/* Runs to the end and returns DEPUTY_OK, DEPUTY_EFAILED (reply holds the primary's error as it came), DEPUTY_ECANCELED
+ * or another code with error filled. DEPUTY_EBUSY from inside a callback, and on a lent loop, which the host turns. A
+ * reply over limits.max_reply_bytes is a failure. Clear the reply in every case. */
 DEPUTY_API int deputy_run(deputy_engine *engine, const deputy_request *request, deputy_reply *reply,
                           deputy_error *error);
 DEPUTY_API void deputy_reply_clear(deputy_reply *reply);
 
 /* May this caller view llm now? Asks the central, then takes the stricter of the script's verdict and the gate's.
- * bearer_token NULL: deputy_options.bearer_token. Returns DEPUTY_OK whenever there is a verdict. answer (may be NULL) is
- * the probe behind it. Blocking, like deputy_run. */
+ * bearer_token NULL: deputy_options.bearer_token. Returns DEPUTY_OK whenever there is a verdict. answer (may be NULL)
+ * is the probe behind it. Blocking, like deputy_run. */
 DEPUTY_API int deputy_check_auth(deputy_engine *engine, const char *llm, const char *bearer_token,
                                  deputy_verdict *verdict, deputy_probe_answer *answer, deputy_error *error);
 
@@ -416,7 +432,7 @@ DEPUTY_API int deputy_list_counters(const deputy_engine *engine, deputy_counter_
  * deputy_pump, readable or not (libuv hands its interest to the kernel only then). Not for a lent loop. */
 DEPUTY_API int deputy_fd(const deputy_engine *engine);
 DEPUTY_API int deputy_timeout(const deputy_engine *engine); /* milliseconds; 0: now; -1: no limit */
-DEPUTY_API int deputy_pump(deputy_engine *engine);          /* does what is due, never waits; DEPUTY_EBUSY from a callback */
+DEPUTY_API int deputy_pump(deputy_engine *engine); /* does what is due, never waits; DEPUTY_EBUSY from a callback */
 DEPUTY_API size_t deputy_in_flight(const deputy_engine *engine); /* runs not ended yet */
 
 /* Makes deputy_fd readable. Any thread. */
@@ -427,10 +443,10 @@ DEPUTY_API void deputy_wakeup(deputy_engine *engine);
 /* All of these are static strings; an unknown number gets a string that says so. */
 DEPUTY_API const char *deputy_version(void);
 DEPUTY_API const char *deputy_strerror(int code);
-DEPUTY_API const char *deputy_verdict_name(deputy_verdict verdict);     /* "unreachable", "forbidden", "allowed" */
-DEPUTY_API const char *deputy_failure_name(deputy_failure_kind kind);   /* "status", "connect", ... */
-DEPUTY_API const char *deputy_probe_kind_name(deputy_probe_kind kind);  /* "ok", "timeout", ... */
-DEPUTY_API const char *deputy_leg_name(deputy_leg leg);                 /* "primary", "probe", "local", "policy" */
+DEPUTY_API const char *deputy_verdict_name(deputy_verdict verdict);    /* "unreachable", "forbidden", "allowed" */
+DEPUTY_API const char *deputy_failure_name(deputy_failure_kind kind);  /* "status", "connect", ... */
+DEPUTY_API const char *deputy_probe_kind_name(deputy_probe_kind kind); /* "ok", "timeout", ... */
+DEPUTY_API const char *deputy_leg_name(deputy_leg leg);                /* "primary", "probe", "local", "policy" */
 
 #ifdef __cplusplus
 }

@@ -38,8 +38,8 @@ typedef struct deputy_provider_vtable {
     int (*list_models)(void *self, deputy_call *call);
     /* deputy_reply_end: yes. deputy_reply_fail: no, and why. NULL: always. */
     int (*is_available)(void *self, deputy_call *call);
-    /* The engine no longer wants the answer. Without DEPUTY_PROVIDER_BLOCKS the call is gone when this returns; with it,
-     * the running function should return soon. NULL: nothing to stop. */
+    /* The engine no longer wants the answer. Without DEPUTY_PROVIDER_BLOCKS the call is gone when this returns; with
+     * it, the running function should return soon. NULL: nothing to stop. */
     void (*cancel)(void *self, deputy_call *call);
     /* deputy_reply_bytes answered DEPUTY_PAUSE before; now it takes bytes again. NULL: the provider never chunks. */
     void (*resume)(void *self, deputy_call *call);
@@ -59,8 +59,8 @@ DEPUTY_API void deputy_provider_unref(deputy_provider *provider); /* NULL is all
 
 /* ---- answering a call ------------------------------------------------------------------------------------------- */
 
-/* Asked right before the first byte of the request leaves. DEPUTY_OK: send. DEPUTY_ESTALE: the permit grew old while the
- * provider waited (for a queue, a model, a connection): send nothing, touch the call no more; the engine asks the
+/* Asked right before the first byte of the request leaves. DEPUTY_OK: send. DEPUTY_ESTALE: the permit grew old while
+ * the provider waited (for a queue, a model, a connection): send nothing, touch the call no more; the engine asks the
  * central again and, when it still allows, calls complete again. DEPUTY_ECANCELED: the call is over. A provider that
  * sends at once need not ask.
  * Engine's thread only. */

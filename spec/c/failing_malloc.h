@@ -1,7 +1,7 @@
 /* failing_malloc.h - lets a test say which allocation fails, and counts the blocks that are not given back.
  *
- * For one test file; link with -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free. Only code that is
- * linked into the test is covered, shared libraries are not. Any thread may allocate. */
+ * For one test file; link with -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free. Only code that
+ * is linked into the test is covered, shared libraries are not. Any thread may allocate. */
 #ifndef FAILING_MALLOC_H
 #define FAILING_MALLOC_H
 

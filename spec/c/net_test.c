@@ -772,8 +772,8 @@ static void fill(char *bytes, size_t len)
         bytes[i] = (char)('a' + (i * 7 + i / 251) % 26);
 }
 
-/* Large bodies, also over a connection that died while it was kept: a POST is not sent a second time by itself (the server may
- * have acted on it); whoever asked may ask again, and then the body goes from its start. */
+/* Large bodies, also over a connection that died while it was kept: a POST is not sent a second time by itself (the
+ * server may have acted on it); whoever asked may ask again, and then the body goes from its start. */
 static void test_large_body(void **state)
 {
     (void)state;

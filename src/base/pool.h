@@ -1,5 +1,5 @@
-/* base/pool.h - blocks of one size, given back for the next one: a run and its calls are larger than what malloc keeps at
- * hand. Not shared between threads. */
+/* base/pool.h - blocks of one size, given back for the next one: a run and its calls are larger than what malloc keeps
+ * at hand. Not shared between threads. */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 

@@ -7,16 +7,17 @@
 #include <string.h>
 #include <utlist.h>
 
-/* Those of legs that still wait for their first byte too: they ask again. A worker's thread may be reading its call's. */
+/* Those of legs that still wait for their first byte too: they ask again. A worker's thread may be reading its call's.
+ */
 static void take_all_permits(struct run *run)
 {
     struct deputy_call *call;
     memset(run->permits, 0, sizeof(run->permits));
-    LL_FOREACH (run->calls, call)
-        if (call->worker)
-            worker_revoke(call);
-        else
-            memset(&call->permit, 0, sizeof(call->permit));
+    LL_FOREACH(run->calls, call)
+    if (call->worker)
+        worker_revoke(call);
+    else
+        memset(&call->permit, 0, sizeof(call->permit));
 }
 
 static void take_permit(struct asking *a)
@@ -158,7 +159,8 @@ static void renew(struct asking *a)
     a->renews = NULL;
     if (a->number > run->denied)
         gate_grant(&fresh, &run->claim, &a->answer, a->start_us);
-    if (gate_spend(&fresh, &run->claim, (uint64_t)run->engine->options.permit_ms * 1000, now, &call->permit) == DEPUTY_OK)
+    if (gate_spend(&fresh, &run->claim, (uint64_t)run->engine->options.permit_ms * 1000, now, &call->permit) ==
+        DEPUTY_OK)
         call_send_again(call);
     else
         refuse(call, "the central no longer allows it");
@@ -167,9 +169,9 @@ static void renew(struct asking *a)
 static bool is_being_renewed(const struct run *run, const struct deputy_call *call)
 {
     const struct asking *a;
-    LL_FOREACH (run->askings, a)
-        if (a->renews == call)
-            return true;
+    LL_FOREACH(run->askings, a)
+    if (a->renews == call)
+        return true;
     return false;
 }
 
@@ -178,18 +180,19 @@ void ask_renewals(struct run *run)
 {
     struct asking *a;
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call)
-        if (call->stale && !call->worker && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
-            refuse(call, "the central could not be asked again");
-    LL_FOREACH (run->askings, a)
-        if (a->renews && !a->pending)
-            renew(a);
+    LL_FOREACH(run->calls, call)
+    if (call->stale && !call->worker && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
+        refuse(call, "the central could not be asked again");
+    LL_FOREACH(run->askings, a)
+    if (a->renews && !a->pending)
+        renew(a);
 }
 
 void ask_stop(struct run *run)
 {
     struct asking *a;
-    LL_FOREACH (run->askings, a) {
+    LL_FOREACH(run->askings, a)
+    {
         a->renews = NULL;
         if (!a->pending)
             continue;
@@ -203,7 +206,7 @@ void ask_stop(struct run *run)
 void ask_free(struct run *run)
 {
     struct asking *a, *next;
-    LL_FOREACH_SAFE (run->askings, a, next)
-        free(a);
+    LL_FOREACH_SAFE(run->askings, a, next)
+    free(a);
     run->askings = NULL;
 }

@@ -99,7 +99,8 @@ int deputy_run(deputy_engine *engine, const deputy_request *request, deputy_repl
     struct waiter w = {.reply = reply};
     struct run *run;
     if (!reply || reply->size != sizeof(*reply))
-        return error_set(error, DEPUTY_EABI, "expected a deputy_reply made by DEPUTY_INIT against this engine's deputy.h");
+        return error_set(error, DEPUTY_EABI,
+                         "expected a deputy_reply made by DEPUTY_INIT against this engine's deputy.h");
     memset(reply, 0, sizeof(*reply));
     reply->size = sizeof(*reply);
     int code = engine_enter(engine, true, error);
@@ -128,7 +129,8 @@ int deputy_run(deputy_engine *engine, const deputy_request *request, deputy_repl
     if (o->result == DEPUTY_RESULT_OK)
         return DEPUTY_OK;
     code = o->result == DEPUTY_RESULT_CANCELLED ? DEPUTY_ECANCELED : DEPUTY_EFAILED;
-    return error_set(error, code, "%s", o->failure && o->failure->message[0] ? o->failure->message : deputy_strerror(code));
+    return error_set(error, code, "%s",
+                     o->failure && o->failure->message[0] ? o->failure->message : deputy_strerror(code));
 }
 
 void deputy_reply_clear(deputy_reply *reply)
@@ -165,7 +167,8 @@ int deputy_check_auth(deputy_engine *engine, const char *llm, const char *bearer
     return DEPUTY_OK;
 }
 
-/* ---- asking a provider outside any run ------------------------------------------------------------------------------ */
+/* ---- asking a provider outside any run ------------------------------------------------------------------------------
+ */
 
 struct query {
     bool over;

@@ -20,8 +20,9 @@ struct deputy_call;
 /* All on the loop's thread, maybe inside libcurl: only to mark and to pass bytes on. */
 struct call_owner {
     void (*settled)(struct deputy_call *call); /* left OPEN, or its permit grew stale */
-    int (*bytes)(struct deputy_call *call, const void *bytes, size_t len); /* flowing: DEPUTY_OK, DEPUTY_PAUSE, else stop */
-    void (*ended)(struct deputy_call *call);   /* flowing: no more bytes; failure.kind says how */
+    int (*bytes)(struct deputy_call *call, const void *bytes,
+                 size_t len);                /* flowing: DEPUTY_OK, DEPUTY_PAUSE, else stop */
+    void (*ended)(struct deputy_call *call); /* flowing: no more bytes; failure.kind says how */
     void (*model)(struct deputy_call *call, const char *model);
 };
 
@@ -44,13 +45,13 @@ struct deputy_call {
     enum call_state state;
     unsigned number; /* within the run, from 1 */
     int attempt;
-    bool live;      /* the provider has not ended it */
-    bool flowing;   /* accepted: bytes go to the owner */
-    bool paused;    /* the provider waits for resume */
-    bool stale;     /* its permit grew too old before the first byte */
+    bool live;    /* the provider has not ended it */
+    bool flowing; /* accepted: bytes go to the owner */
+    bool paused;  /* the provider waits for resume */
+    bool stale;   /* its permit grew too old before the first byte */
     bool has_head, is_stream, wants_stream, whole, json, truncated;
-    bool dropped;   /* a hedge gave it up: it has no word in the outcome */
-    bool lingering; /* all that matters has come; a clean end is awaited for a moment */
+    bool dropped;           /* a hedge gave it up: it has no word in the outcome */
+    bool lingering;         /* all that matters has come; a clean end is awaited for a moment */
     deputy_request request; /* what the provider is asked; borrowed from the owner */
     void *data;             /* the provider's */
     struct permit permit;   /* CALL_LOCAL: what it was dispatched on */

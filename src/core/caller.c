@@ -1,5 +1,5 @@
-/* Who a run is for, as a name that a script may keep: the same for the same token as long as the engine lives, and no way
- * back to the token. */
+/* Who a run is for, as a name that a script may keep: the same for the same token as long as the engine lives, and no
+ * way back to the token. */
 #include "core/run.h"
 
 #include <openssl/evp.h>
@@ -15,8 +15,7 @@ bool run_caller(struct run *run, char out[RUN_CALLER_SIZE])
     unsigned len = 0;
     if (!run->token)
         return false;
-    if (!engine->has_caller_key &&
-        uv_random(NULL, NULL, engine->caller_key, sizeof(engine->caller_key), 0, NULL) != 0)
+    if (!engine->has_caller_key && uv_random(NULL, NULL, engine->caller_key, sizeof(engine->caller_key), 0, NULL) != 0)
         return false;
     engine->has_caller_key = true;
     if (!HMAC(EVP_sha256(), engine->caller_key, sizeof(engine->caller_key), (const unsigned char *)run->token,

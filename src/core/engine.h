@@ -51,7 +51,7 @@ struct deputy_engine {
     struct run *ready;
     struct run *resumed; /* whose script runs right now; NULL outside */
     deputy_run_id last_run;
-    struct counters counters; /* the script's */
+    struct counters counters;     /* the script's */
     unsigned char caller_key[32]; /* run.caller is a MAC under it; made when first asked for */
     bool has_caller_key;
 

@@ -68,8 +68,7 @@ void gate_grant(struct permit *permit, const struct claim *claim, const deputy_p
 
 static bool belongs(const struct permit *permit, const struct claim *claim)
 {
-    return permit->run != 0 && permit->subject != 0 && permit->run == claim->run &&
-           permit->subject == claim->subject;
+    return permit->run != 0 && permit->subject != 0 && permit->run == claim->run && permit->subject == claim->subject;
 }
 
 bool gate_holds(const struct permit *permit, const struct claim *claim, uint64_t permit_us, uint64_t now_us)

@@ -1,7 +1,7 @@
 /* core/gate.h - the check that a local provider is handed a run only on a permit.
  *
- * A permit is what a clean 2xx probe leaves behind. It is good for one dispatch, of the run, the LLM and the caller that
- * were probed, and for permit_us. The script can be stricter than the gate, never looser. */
+ * A permit is what a clean 2xx probe leaves behind. It is good for one dispatch, of the run, the LLM and the caller
+ * that were probed, and for permit_us. The script can be stricter than the gate, never looser. */
 #ifndef CORE_GATE_H
 #define CORE_GATE_H
 

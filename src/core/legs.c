@@ -50,7 +50,8 @@ static struct deputy_call *new_leg(struct run *run, deputy_provider *provider, e
                                    deputy_failure *failure)
 {
     if (run->n_calls >= RUN_LEGS_MAX) {
-        failure_set(failure, DEPUTY_FAILURE_LIMIT, 0, "too_many_legs", "a run may call upstreams %d times", RUN_LEGS_MAX);
+        failure_set(failure, DEPUTY_FAILURE_LIMIT, 0, "too_many_legs", "a run may call upstreams %d times",
+                    RUN_LEGS_MAX);
         return NULL;
     }
     struct deputy_call *call = call_new(run->engine, provider, purpose, &owner, run);
@@ -109,7 +110,8 @@ struct deputy_call *run_primary(struct run *run, uint32_t timeout_ms, deputy_fai
     return call;
 }
 
-struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uint32_t timeout_ms, deputy_failure *failure)
+struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uint32_t timeout_ms,
+                                 deputy_failure *failure)
 {
     const deputy_options *o = &run->engine->options;
     struct permit spent = {0};
@@ -117,14 +119,16 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uin
     if (o->gate == DEPUTY_GATE_PROBE) {
         int code = ask_spend(run, now, &spent);
         if (code != DEPUTY_OK) {
-            const char *why = code == DEPUTY_ESTALE ? "the permit is too old" : "no unspent clean 2xx probe of this run";
+            const char *why =
+                code == DEPUTY_ESTALE ? "the permit is too old" : "no unspent clean 2xx probe of this run";
             failure_set(failure, DEPUTY_FAILURE_REFUSED, 0, "gate", "the gate withheld '%s': %s (switch: policy.gate)",
                         provider->name, why);
             run_note(run, "gate_refused");
-            engine_log(run->engine, DEPUTY_LOG_WARN,
-                       "run %llu: the script would use '%s' for '%s', the gate withheld it: %s; only \"gate\": \"policy\" "
-                       "leaves that to the script",
-                       (unsigned long long)run->id, provider->name, run->llm, why);
+            engine_log(
+                run->engine, DEPUTY_LOG_WARN,
+                "run %llu: the script would use '%s' for '%s', the gate withheld it: %s; only \"gate\": \"policy\" "
+                "leaves that to the script",
+                (unsigned long long)run->id, provider->name, run->llm, why);
             return NULL;
         }
     }

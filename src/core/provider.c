@@ -14,10 +14,11 @@ int deputy_provider_new(const char *name, const deputy_provider_vtable *vtable, 
     if (code != DEPUTY_OK)
         return code;
     if (!vtable || vtable->abi != DEPUTY_PROVIDER_ABI)
-        return error_set(error, DEPUTY_EABI,
-                         "provider '%s' was built for provider ABI %u, this engine has ABI %u: build it again with this "
-                         "engine's deputy/provider.h",
-                         name, vtable ? vtable->abi : 0, DEPUTY_PROVIDER_ABI);
+        return error_set(
+            error, DEPUTY_EABI,
+            "provider '%s' was built for provider ABI %u, this engine has ABI %u: build it again with this "
+            "engine's deputy/provider.h",
+            name, vtable ? vtable->abi : 0, DEPUTY_PROVIDER_ABI);
     if (vtable->size < sizeof(*vtable))
         return error_set(error, DEPUTY_EABI,
                          "provider '%s' has a vtable of %u bytes, expected at least %zu: set its size to "

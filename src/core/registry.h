@@ -1,6 +1,6 @@
 /* core/registry.h - the providers by name, and the failover map: which of them may stand in for which LLM. Both are
- * hashes: what a run looks up costs the same with ten entries and with ten thousand. One thread; reference-counted, since
- * several routers of one Lua state share a registry. */
+ * hashes: what a run looks up costs the same with ten entries and with ten thousand. One thread; reference-counted,
+ * since several routers of one Lua state share a registry. */
 #ifndef CORE_REGISTRY_H
 #define CORE_REGISTRY_H
 

@@ -18,7 +18,6 @@ static bool is_2xx(const struct deputy_call *call)
     return call->status >= 200 && call->status <= 299;
 }
 
-
 /* ---- the head --------------------------------------------------------------------------------------------------- */
 
 static void copy_type(char *to, size_t size, const char *from)
@@ -116,7 +115,8 @@ static void read_error(struct deputy_call *call, const char *text, size_t len)
         return;
     read_word(text, in[0].kind == JSON_STRING ? &in[0] : &in[1], code, sizeof(code));
     read_word(text, &in[2], message, sizeof(message));
-    set_words(call, call->failure.kind, code[0] ? code : call->failure.code, message[0] ? message : call->failure.message);
+    set_words(call, call->failure.kind, code[0] ? code : call->failure.code,
+              message[0] ? message : call->failure.message);
 }
 
 static void fail_with_status(struct deputy_call *call)
@@ -325,7 +325,8 @@ int reply_take_model(struct deputy_call *call, const char *model)
     return DEPUTY_OK;
 }
 
-/* ---- public: from the loop's thread at once, from a worker's through its queue ------------------------------------ */
+/* ---- public: from the loop's thread at once, from a worker's through its queue ------------------------------------
+ */
 
 int deputy_reply_head(deputy_call *call, int status, const deputy_header *headers, size_t n_headers)
 {

@@ -12,9 +12,22 @@
 static bool is_private(const char *name)
 {
     static const char *const names[] = {
-        "authorization", "proxy-authorization", "cookie",     "x-api-key",  "api-key",         "host",
-        "connection",    "keep-alive",          "te",         "trailer",    "transfer-encoding", "upgrade",
-        "expect",        "content-length",      "accept-encoding", "proxy-connection",
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+        "host",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "expect",
+        "content-length",
+        "accept-encoding",
+        "proxy-connection",
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (strcasecmp(name, names[i]) == 0)
@@ -60,8 +73,9 @@ static int check_request(const deputy_engine *engine, const deputy_request *r, c
                          deputy_error *error)
 {
     if (!r || r->size != sizeof(*r) || !sink || sink->size != sizeof(*sink))
-        return error_set(error, DEPUTY_EABI, "expected a deputy_request and a deputy_sink made by DEPUTY_INIT against this "
-                                             "engine's deputy.h");
+        return error_set(error, DEPUTY_EABI,
+                         "expected a deputy_request and a deputy_sink made by DEPUTY_INIT against this "
+                         "engine's deputy.h");
     if (!sink->on_end)
         return error_set(error, DEPUTY_EINVAL, "a sink needs on_end: it is how the end of a run is learned");
     if (engine->closing)

@@ -53,7 +53,8 @@ static void watch_deadline(struct run *run)
 static void stop_legs(struct run *run, const struct deputy_call *but)
 {
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call) {
+    LL_FOREACH(run->calls, call)
+    {
         bool open = call->live || call->stale;
         if (call == but)
             continue;
@@ -70,7 +71,8 @@ void run_drop_open(struct run *run, const struct deputy_call *but)
     struct deputy_call *call;
     deputy_failure failure;
     failure_set(&failure, DEPUTY_FAILURE_CANCELLED, 0, "hedge", "another leg was faster");
-    LL_FOREACH (run->calls, call) {
+    LL_FOREACH(run->calls, call)
+    {
         if (call == but || (call->state != CALL_OPEN && !call->live))
             continue;
         call->stale = false;
@@ -91,8 +93,8 @@ struct nap *run_nap(struct run *run, uint64_t ms)
 {
     struct nap *nap;
     unsigned n = 0;
-    LL_FOREACH (run->naps, nap)
-        n++;
+    LL_FOREACH(run->naps, nap)
+    n++;
     nap = n < RUN_LEGS_MAX ? calloc(1, sizeof(*nap)) : NULL;
     if (!nap)
         return NULL;
@@ -134,10 +136,11 @@ static void free_run(struct run *run)
     deputy_engine *engine = run->engine;
     if (run->queued)
         DL_DELETE(engine->ready, run);
-    LL_FOREACH_SAFE (run->calls, call, next)
-        call_free(call);
+    LL_FOREACH_SAFE(run->calls, call, next)
+    call_free(call);
     ask_free(run);
-    LL_FOREACH_SAFE (run->naps, nap, next_nap) {
+    LL_FOREACH_SAFE(run->naps, nap, next_nap)
+    {
         timer_drop(nap->timer);
         free(nap);
     }
@@ -256,9 +259,9 @@ static void deliver_failure(struct run *run, struct deputy_call *call)
 static struct deputy_call *good_primary(const struct run *run)
 {
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call)
-        if (call->purpose == CALL_PRIMARY && call->state == CALL_GOOD && !call->dropped)
-            return call;
+    LL_FOREACH(run->calls, call)
+    if (call->purpose == CALL_PRIMARY && call->state == CALL_GOOD && !call->dropped)
+        return call;
     return NULL;
 }
 
@@ -266,9 +269,9 @@ static struct deputy_call *good_primary(const struct run *run)
 static struct deputy_call *last_primary(const struct run *run)
 {
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call)
-        if (call->purpose == CALL_PRIMARY && !call->dropped)
-            return call;
+    LL_FOREACH(run->calls, call)
+    if (call->purpose == CALL_PRIMARY && !call->dropped)
+        return call;
     return NULL;
 }
 
@@ -303,9 +306,9 @@ static void fall_back(struct run *run)
 struct deputy_call *run_find_call(const struct run *run, unsigned number)
 {
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call)
-        if (call->number == number)
-            return call;
+    LL_FOREACH(run->calls, call)
+    if (call->number == number)
+        return call;
     return NULL;
 }
 
@@ -413,9 +416,9 @@ static void end_late(struct run *run)
         accept_reply(run, good);
         return;
     }
-    LL_FOREACH (run->calls, call)
-        if (!begun && call->purpose == CALL_PRIMARY && call->state == CALL_BAD && !call->dropped)
-            break;
+    LL_FOREACH(run->calls, call)
+    if (!begun && call->purpose == CALL_PRIMARY && call->state == CALL_BAD && !call->dropped)
+        break;
     if (!begun && call) {
         grant_grace(run);
         deliver_failure(run, call);

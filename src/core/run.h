@@ -1,8 +1,8 @@
 /* core/run.h - one request on its way: one coroutine, one deadline, one outcome.
  *
- * The script drives a run through the functions below (src/lua/lua_run.c calls them for it). They start legs; the script
- * waits until what it asked for has settled. When it is over, C picks what the caller gets, by its own books: the reply
- * that the script chose, else the primary's failure as C kept it. */
+ * The script drives a run through the functions below (src/lua/lua_run.c calls them for it). They start legs; the
+ * script waits until what it asked for has settled. When it is over, C picks what the caller gets, by its own books:
+ * the reply that the script chose, else the primary's failure as C kept it. */
 #ifndef CORE_RUN_H
 #define CORE_RUN_H
 
@@ -40,7 +40,7 @@ struct run {
     struct policy_thread thread;
     struct budget budget;
     lua_State *branch; /* of run:first, while it is resumed; NULL otherwise */
-    void *handle; /* the script's object for this run, or NULL */
+    void *handle;      /* the script's object for this run, or NULL */
 
     const char *llm, *endpoint, *token; /* in strings, or where that has no room in more_strings */
     char *more_strings;
@@ -55,7 +55,7 @@ struct run {
     struct timer *timer;
     bool cancelled, late, forced, graced;
 
-    struct deputy_call *calls; /* newest first */
+    struct deputy_call *calls;   /* newest first */
     struct deputy_call *sending; /* whose provider is being asked right now */
     unsigned n_calls;
     int primaries, locals, probes;
@@ -82,8 +82,8 @@ struct run {
 
 /* ---- for the script (on the run's coroutine; each may settle at once) ------------------------------------------ */
 
-/* A new attempt at the primary, or NULL with failure filled (over a limit, out of memory). timeout_ms bounds this attempt
- * alone; 0: the leg's own timeouts. */
+/* A new attempt at the primary, or NULL with failure filled (over a limit, out of memory). timeout_ms bounds this
+ * attempt alone; 0: the leg's own timeouts. */
 struct deputy_call *run_primary(struct run *run, uint32_t timeout_ms, deputy_failure *failure);
 
 /* Hands the run to a local provider if the gate lets it; otherwise NULL with failure filled: kind REFUSED. */

@@ -8,7 +8,8 @@ size_t trace_begin(struct run *run, deputy_leg leg, int attempt, const char *pro
     if (run->n_trace == run->trace_size) {
         size_t size = run->trace_size * 2 > RUN_TRACE_MAX ? RUN_TRACE_MAX : run->trace_size * 2;
         bool inside = run->trace == run->first_trace;
-        deputy_trace *grown = size > run->trace_size ? realloc(inside ? NULL : run->trace, size * sizeof(*grown)) : NULL;
+        deputy_trace *grown =
+            size > run->trace_size ? realloc(inside ? NULL : run->trace, size * sizeof(*grown)) : NULL;
         if (!grown)
             return RUN_TRACE_MAX;
         if (inside)

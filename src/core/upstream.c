@@ -58,11 +58,16 @@ void upstream_failure(deputy_failure *failure, const struct http_result *result,
         deputy_failure_kind kind;
         const char *code;
     } kinds[] = {
-        [HTTP_TIMEOUT] = {DEPUTY_FAILURE_TIMEOUT, "total"},     [HTTP_DNS] = {DEPUTY_FAILURE_DNS, "dns"},
-        [HTTP_CONNECT] = {DEPUTY_FAILURE_CONNECT, "connect"},   [HTTP_TLS] = {DEPUTY_FAILURE_TLS, "tls"},
-        [HTTP_PROTOCOL] = {DEPUTY_FAILURE_MALFORMED, "not_http"}, [HTTP_CUT] = {DEPUTY_FAILURE_CUT, "cut"},
-        [HTTP_LIMIT] = {DEPUTY_FAILURE_LIMIT, "head_too_large"},  [HTTP_NO_MEMORY] = {DEPUTY_FAILURE_ERROR, "memory"},
-        [HTTP_STOPPED] = {DEPUTY_FAILURE_CANCELLED, "stopped"},   [HTTP_WITHHELD] = {DEPUTY_FAILURE_REFUSED, "withheld"},
+        [HTTP_TIMEOUT] = {DEPUTY_FAILURE_TIMEOUT, "total"},
+        [HTTP_DNS] = {DEPUTY_FAILURE_DNS, "dns"},
+        [HTTP_CONNECT] = {DEPUTY_FAILURE_CONNECT, "connect"},
+        [HTTP_TLS] = {DEPUTY_FAILURE_TLS, "tls"},
+        [HTTP_PROTOCOL] = {DEPUTY_FAILURE_MALFORMED, "not_http"},
+        [HTTP_CUT] = {DEPUTY_FAILURE_CUT, "cut"},
+        [HTTP_LIMIT] = {DEPUTY_FAILURE_LIMIT, "head_too_large"},
+        [HTTP_NO_MEMORY] = {DEPUTY_FAILURE_ERROR, "memory"},
+        [HTTP_STOPPED] = {DEPUTY_FAILURE_CANCELLED, "stopped"},
+        [HTTP_WITHHELD] = {DEPUTY_FAILURE_REFUSED, "withheld"},
     };
     const char *code = kinds[result->end].code;
     if (result->end == HTTP_TIMEOUT && result->connecting)

@@ -6,9 +6,9 @@
 #include "net/http.h"
 
 struct upstream_request {
-    const char *method;       /* "POST", "GET" */
-    const char *url;          /* copied */
-    const char *bearer;       /* NULL: none; copied */
+    const char *method; /* "POST", "GET" */
+    const char *url;    /* copied */
+    const char *bearer; /* NULL: none; copied */
     const char *ca_file;
     const deputy_header *headers; /* further ones; copied */
     size_t n_headers;

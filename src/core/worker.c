@@ -41,7 +41,8 @@ struct worker {
 static void free_worker(struct worker *w)
 {
     struct post *p, *next;
-    DL_FOREACH_SAFE (w->posts, p, next) {
+    DL_FOREACH_SAFE(w->posts, p, next)
+    {
         header_list_free(&p->headers);
         free(p);
     }
@@ -53,7 +54,8 @@ static void free_worker(struct worker *w)
     free(w);
 }
 
-/* ---- the worker's thread ------------------------------------------------------------------------------------------ */
+/* ---- the worker's thread ------------------------------------------------------------------------------------------
+ */
 
 /* Many small pieces take more room than their bytes. */
 static size_t cost_of(const struct post *p)
@@ -173,7 +175,8 @@ static void work(uv_work_t *work)
     w->code = v->complete(self, call, &w->request);
 }
 
-/* ---- the loop's thread -------------------------------------------------------------------------------------------- */
+/* ---- the loop's thread --------------------------------------------------------------------------------------------
+ */
 
 static bool take(struct deputy_call *call, struct post *p)
 {

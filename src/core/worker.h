@@ -1,5 +1,5 @@
-/* core/worker.h - providers that block: their functions run on libuv's threads, and what they answer crosses over to the
- * loop in a bounded queue. */
+/* core/worker.h - providers that block: their functions run on libuv's threads, and what they answer crosses over to
+ * the loop in a bounded queue. */
 #ifndef CORE_WORKER_H
 #define CORE_WORKER_H
 

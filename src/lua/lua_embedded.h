@@ -1,4 +1,5 @@
-/* lua/lua_embedded.h - the modules under lua/deputy that policies may require, as text in the library (made by embed.lua). */
+/* lua/lua_embedded.h - the modules under lua/deputy that policies may require, as text in the library (made by
+ * embed.lua). */
 #ifndef LUA_EMBEDDED_H
 #define LUA_EMBEDDED_H
 

@@ -1,5 +1,5 @@
-/* run:first{...}: several branches at once, each a coroutine of its own; the first that has something wins, and what the
- * others have under way is ended. A branch waits by yielding to first, which then waits for the whole run. */
+/* run:first{...}: several branches at once, each a coroutine of its own; the first that has something wins, and what
+ * the others have under way is ended. A branch waits by yielding to first, which then waits for the whole run. */
 #include "lua/lua_first.h"
 
 #include "lua/lua_values.h"

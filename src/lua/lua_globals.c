@@ -7,7 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- clocks, chance, counters ------------------------------------------------------------------------------------- */
+/* ---- clocks, chance, counters -------------------------------------------------------------------------------------
+ */
 
 static int script_now(lua_State *L)
 {
@@ -33,15 +34,17 @@ static int script_count(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
     lua_Number n = luaL_optnumber(L, 2, 1);
-    luaL_argcheck(L, strlen(name) >= 1 && strlen(name) <= COUNTER_NAME_MAX && strspn(name, COUNTER_NAME_BYTES) == strlen(name), 1,
-                  "expected a counter's name: 1 to 64 of a-z, 0-9 and _");
+    luaL_argcheck(
+        L, strlen(name) >= 1 && strlen(name) <= COUNTER_NAME_MAX && strspn(name, COUNTER_NAME_BYTES) == strlen(name), 1,
+        "expected a counter's name: 1 to 64 of a-z, 0-9 and _");
     luaL_argcheck(L, n >= 0 && n <= 1e15, 2, "a counter only grows");
     if (engine_count(policy_host(L), name, n) != DEPUTY_OK)
         return luaL_error(L, "count: no room for another counter (at most %d)", COUNTERS_MAX);
     return 0;
 }
 
-/* ---- words -------------------------------------------------------------------------------------------------------- */
+/* ---- words --------------------------------------------------------------------------------------------------------
+ */
 
 static int script_log(lua_State *L)
 {
@@ -57,7 +60,8 @@ static int script_print(lua_State *L)
     return 0;
 }
 
-/* ---- require ------------------------------------------------------------------------------------------------------ */
+/* ---- require ------------------------------------------------------------------------------------------------------
+ */
 
 /* Upvalues: the modules loaded so far, and the globals that they see. */
 static int script_require(lua_State *L)
@@ -79,8 +83,9 @@ static int script_require(lua_State *L)
         lua_setfield(L, lua_upvalueindex(1), name);
         return 1;
     }
-    return luaL_error(L, "require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), not '%s'",
-                      name);
+    return luaL_error(
+        L, "require: a policy can only require what comes with deputy (deputy.retry, deputy.breaker, ...), not '%s'",
+        name);
 }
 
 void lua_globals_push_require(lua_State *L)
@@ -90,7 +95,8 @@ void lua_globals_push_require(lua_State *L)
     lua_pushcclosure(L, script_require, 2);
 }
 
-/* ---- JSON and settings -------------------------------------------------------------------------------------------- */
+/* ---- JSON and settings --------------------------------------------------------------------------------------------
+ */
 
 static void add_json(lua_State *L, const char *settings)
 {

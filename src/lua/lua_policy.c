@@ -12,7 +12,8 @@
 
 enum { SCRIPT_MAX = 1 << 20 };
 
-/* ---- what a script may call --------------------------------------------------------------------------------------- */
+/* ---- what a script may call ---------------------------------------------------------------------------------------
+ */
 
 static int open_all(lua_State *L)
 {
@@ -32,17 +33,20 @@ static int open_all(lua_State *L)
     return 0;
 }
 
-/* ---- public ------------------------------------------------------------------------------------------------------- */
+/* ---- public -------------------------------------------------------------------------------------------------------
+ */
 
 int deputy_load_policy_text(deputy_engine *engine, const char *name, const char *text, size_t len, deputy_error *error)
 {
-    static const struct policy_bindings bindings = {.open = open_all, .route = lua_run_route, .verdict = lua_run_verdict};
+    static const struct policy_bindings bindings = {
+        .open = open_all, .route = lua_run_route, .verdict = lua_run_verdict};
     struct policy *policy;
     int code = engine_enter(engine, false, error);
     if (code != DEPUTY_OK)
         return code;
     if (len > SCRIPT_MAX)
-        return error_set(error, DEPUTY_ELIMIT, "%s: a policy has at most %d bytes, this one has %zu", name, SCRIPT_MAX, len);
+        return error_set(error, DEPUTY_ELIMIT, "%s: a policy has at most %d bytes, this one has %zu", name, SCRIPT_MAX,
+                         len);
     code = policy_load(name, text, len, &engine->options.limits, engine->options.policy_settings, &bindings, engine,
                        &policy, error);
     if (code == DEPUTY_OK && (code = lua_verify_at_load(engine, name, text, len, error)) != DEPUTY_OK)

@@ -33,7 +33,8 @@ static struct run *check_waiting_run(lua_State *L, const char *name)
     if (L != (run->branch ? run->branch : run->thread.co))
         luaL_error(L, "run:%s() was called inside another coroutine: only the run's own may wait", name);
     if (!lua_isyieldable(L))
-        luaL_error(L, "run:%s() cannot wait here: a C function such as table.sort or string.gsub is on the stack", name);
+        luaL_error(L, "run:%s() cannot wait here: a C function such as table.sort or string.gsub is on the stack",
+                   name);
     return run;
 }
 
@@ -245,15 +246,15 @@ static int index_run(lua_State *L)
 void lua_run_open(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"primary", run_primary_}, {"failover", run_failover}, {"candidates", run_candidates},
+        {"primary", run_primary_}, {"failover", run_failover},  {"candidates", run_candidates},
         {"probe", run_probe},      {"complete", run_complete_}, {"log", run_log},
-        {"sleep", run_sleep},      {"first", run_first},
-        {NULL, NULL},
+        {"sleep", run_sleep},      {"first", run_first},        {NULL, NULL},
     };
     type_register(L, POLICY_TYPE_RUN, "deputy.run", index_run, NULL, methods);
 }
 
-/* ---- the bodies of coroutines ------------------------------------------------------------------------------------- */
+/* ---- the bodies of coroutines -------------------------------------------------------------------------------------
+ */
 
 static int route_done(lua_State *L, int status, lua_KContext context)
 {

@@ -1,5 +1,5 @@
-/* lua/lua_values.h - what a script gets to see: a reply, a failure, a probe's answer, a candidate. Each is a copy, so that
- * a script may keep it for as long as it likes. All functions may raise. */
+/* lua/lua_values.h - what a script gets to see: a reply, a failure, a probe's answer, a candidate. Each is a copy, so
+ * that a script may keep it for as long as it likes. All functions may raise. */
 #ifndef LUA_VALUES_H
 #define LUA_VALUES_H
 

@@ -4,7 +4,8 @@
 
 #include "core/engine.h"
 
-/* Verifies text at depth 1 as the engine's options say: DEPUTY_OK when it may be loaded, else a code with error filled. */
+/* Verifies text at depth 1 as the engine's options say: DEPUTY_OK when it may be loaded, else a code with error filled.
+ */
 int lua_verify_at_load(const struct deputy_engine *engine, const char *name, const char *text, size_t len,
                        deputy_error *error);
 

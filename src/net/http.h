@@ -57,7 +57,8 @@ struct http_request {
     void *user;
     /* The connection stands, no byte of the request has left. false: withhold it (HTTP_WITHHELD). Called inside
      * libcurl: no I/O, no Lua. Called again when a kept connection turns out to be dead before any byte of a reply and
-     * libcurl starts over on another one, which only a GET or HEAD may: else it ends as HTTP_CONNECT. NULL: always send. */
+     * libcurl starts over on another one, which only a GET or HEAD may: else it ends as HTTP_CONNECT. NULL: always
+     * send. */
     bool (*before_send)(void *user);
     /* The final head (1xx are swallowed). Called inside libcurl. headers live until it returns. May be NULL. */
     void (*on_head)(void *user, int status, const deputy_header *headers, size_t n_headers);

@@ -313,8 +313,8 @@ void loop_easy_give(struct loop *loop, CURL *easy)
         return;
     }
     curl_easy_reset(easy);
-    /* A handle that never connected, or ran out of memory, may still have its buffer. The reset forgot how small that is,
-     * libcurl would read past its end, and no other size is taken: such a handle is of no more use. */
+    /* A handle that never connected, or ran out of memory, may still have its buffer. The reset forgot how small that
+     * is, libcurl would read past its end, and no other size is taken: such a handle is of no more use. */
     if (curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, LOOP_BUFFER_BYTES) != CURLE_OK) {
         curl_easy_cleanup(easy);
         return;
