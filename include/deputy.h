@@ -192,7 +192,7 @@ typedef struct deputy_limits {
     uint64_t policy_instructions; /* [10000000] Lua instructions of one run */
     size_t policy_run_bytes;      /* [8388608]  Lua memory that one run may hold */
     size_t policy_bytes;          /* [67108864] Lua memory of one policy with all its runs */
-    uint32_t policy_ms;           /* [200]      time a script may compute; other runs wait */
+    uint32_t policy_ms;           /* [200]      time a script may compute while the other runs wait */
 } deputy_limits;
 
 /* Which path of the central serves an endpoint. {llm} is the escaped name, {endpoint} what follows /v1/. */

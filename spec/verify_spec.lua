@@ -85,7 +85,8 @@ local function seeds()
     local head = assert(text:match("\n%-%- verify: ([^\n]*)"), path .. " does not say what verify finds")
     list[#list + 1] = {
       name = path:match("([^/]+)%.lua$"), text = text, what = text:match("^%-%- ([^\n]*)"),
-      finds = sorted((head:gsub("%w+=[%w_]+", ""))), notes = head:match("note=([%w_]+)"), gate = head:match("gate=(%w+)"),
+      finds = sorted((head:gsub("%w+=[%w_]+", ""))), notes = head:match("note=([%w_]+)"),
+      gate = head:match("gate=(%w+)"),
       depth = tonumber(head:match("depth=(%d)")),
     }
   end

@@ -518,7 +518,8 @@ function M.run(given)
     name = options.name, gate = options.gate, settings = options.settings, depth = options.depth,
     complete = self.stopped == nil, stopped = self.stopped,
     fail_closed = #findings == 0 and self.stopped == nil,
-    findings = findings, notes = sorted_findings(self, true), worlds = self.worlds, executed = self.executed, states = self.n_states,
+    findings = findings, notes = sorted_findings(self, true),
+    worlds = self.worlds, executed = self.executed, states = self.n_states,
     lag_ms = self.lag_ms, cache_allow_ms = self.world.cache_allow_ms,
     table = tables[1] and rows_of(self, tables[1].signature, 200) or {}, others = {},
   }

@@ -1005,8 +1005,8 @@ function World:judge_verdicts(moment)
     if not ok then
       self.owner.find(self.killed and "hang" or "raises", "verdict raises an error: " .. self:in_place(verdict), label)
     elseif not verdict then
-      self.owner.find("vague_verdict", format('verdict returns %s, which is taken for "unreachable"', tostring(verdict)),
-        label)
+      local message = format('verdict returns %s, which is taken for "unreachable"', tostring(verdict))
+      self.owner.find("vague_verdict", message, label)
     elseif not VERDICTS[verdict] then
       self.owner.find("loose_verdict", format('verdict returns %s; expected "allowed", "forbidden" or "unreachable"',
         type(verdict) == "string" and format("%q", verdict) or "a " .. type(verdict)), label)

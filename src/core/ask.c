@@ -13,11 +13,11 @@ static void take_all_permits(struct run *run)
 {
     struct deputy_call *call;
     memset(run->permits, 0, sizeof(run->permits));
-    LL_FOREACH(run->calls, call)
-    if (call->worker)
-        worker_revoke(call);
-    else
-        memset(&call->permit, 0, sizeof(call->permit));
+    LL_FOREACH (run->calls, call)
+        if (call->worker)
+            worker_revoke(call);
+        else
+            memset(&call->permit, 0, sizeof(call->permit));
 }
 
 static void take_permit(struct asking *a)
@@ -169,9 +169,9 @@ static void renew(struct asking *a)
 static bool is_being_renewed(const struct run *run, const struct deputy_call *call)
 {
     const struct asking *a;
-    LL_FOREACH(run->askings, a)
-    if (a->renews == call)
-        return true;
+    LL_FOREACH (run->askings, a)
+        if (a->renews == call)
+            return true;
     return false;
 }
 
@@ -180,19 +180,18 @@ void ask_renewals(struct run *run)
 {
     struct asking *a;
     struct deputy_call *call;
-    LL_FOREACH(run->calls, call)
-    if (call->stale && !call->worker && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
-        refuse(call, "the central could not be asked again");
-    LL_FOREACH(run->askings, a)
-    if (a->renews && !a->pending)
-        renew(a);
+    LL_FOREACH (run->calls, call)
+        if (call->stale && !call->worker && !is_being_renewed(run, call) && !ask(run, NULL, 0, call))
+            refuse(call, "the central could not be asked again");
+    LL_FOREACH (run->askings, a)
+        if (a->renews && !a->pending)
+            renew(a);
 }
 
 void ask_stop(struct run *run)
 {
     struct asking *a;
-    LL_FOREACH(run->askings, a)
-    {
+    LL_FOREACH (run->askings, a) {
         a->renews = NULL;
         if (!a->pending)
             continue;
@@ -206,7 +205,7 @@ void ask_stop(struct run *run)
 void ask_free(struct run *run)
 {
     struct asking *a, *next;
-    LL_FOREACH_SAFE(run->askings, a, next)
-    free(a);
+    LL_FOREACH_SAFE (run->askings, a, next)
+        free(a);
     run->askings = NULL;
 }

@@ -154,8 +154,7 @@ static void take_cancels(deputy_engine *engine)
     struct cancel *list = engine->cancels, *c, *next;
     engine->cancels = NULL;
     pthread_mutex_unlock(&engine->lock);
-    DL_FOREACH_SAFE(list, c, next)
-    {
+    DL_FOREACH_SAFE (list, c, next) {
         struct run *run = engine_find_run(engine, c->run);
         if (run)
             run_cancel(run);
@@ -168,8 +167,8 @@ static void on_async(uv_async_t *async)
     deputy_engine *engine = async->data;
     struct deputy_call *call, *next;
     take_cancels(engine);
-    LL_FOREACH_SAFE2(engine->working, call, next, next_working)
-    worker_deliver(call);
+    LL_FOREACH_SAFE2 (engine->working, call, next, next_working)
+        worker_deliver(call);
 }
 
 static void on_handle_closed(uv_handle_t *handle)
@@ -237,8 +236,8 @@ static void end_all_runs(deputy_engine *engine)
 {
     struct run *run, *next;
     engine->closing = true;
-    DL_FOREACH_SAFE2(engine->runs, run, next, newer)
-    run_cancel(run);
+    DL_FOREACH_SAFE2 (engine->runs, run, next, newer)
+        run_cancel(run);
     engine_drain(engine);
     while (engine->working) /* threads that have not come back */
         engine_turn(engine);
@@ -276,8 +275,8 @@ void deputy_engine_free(deputy_engine *engine)
     registry_unref(engine->registry);
     timer_pool_free(engine->timers);
     loop_free(engine->loop);
-    DL_FOREACH_SAFE(engine->cancels, c, next)
-    free(c);
+    DL_FOREACH_SAFE (engine->cancels, c, next)
+        free(c);
     pthread_mutex_destroy(&engine->lock);
     pool_empty(&engine->run_pool);
     pool_empty(&engine->call_pool);
@@ -305,9 +304,9 @@ void engine_drop_run(deputy_engine *engine, struct run *run)
 struct run *engine_find_run(const deputy_engine *engine, deputy_run_id id)
 {
     struct run *run;
-    DL_FOREACH2(engine->by_number[id % RUN_BUCKETS], run, same_next)
-    if (run->id == id)
-        return run;
+    DL_FOREACH2 (engine->by_number[id % RUN_BUCKETS], run, same_next)
+        if (run->id == id)
+            return run;
     return NULL;
 }
 

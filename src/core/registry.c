@@ -62,11 +62,10 @@ void registry_unref(struct registry *registry)
     struct entry *e, *next_entry;
     if (!registry || --registry->refs > 0)
         return;
-    HASH_ITER(hh, registry->failovers, f, next_failover)
-    drop_failover(registry, f);
-    HASH_ITER(hh, registry->providers, e, next_entry)
-    {
-        HASH_DEL(registry->providers, e);
+    HASH_ITER (hh, registry->failovers, f, next_failover)
+        drop_failover(registry, f);
+    HASH_ITER (hh, registry->providers, e, next_entry) {
+        HASH_DEL(registry->providers, e); /* NOLINT(clang-analyzer-unix.Malloc): it takes the table for the element */
         deputy_provider_unref(e->provider);
         free(e);
     }
@@ -113,8 +112,7 @@ int registry_remove(struct registry *registry, const char *name, deputy_error *e
     struct entry *e = find_entry(registry, name);
     if (!e)
         return error_set(error, DEPUTY_ENOTFOUND, "provider '%s' is not registered", name);
-    HASH_ITER(hh, registry->failovers, f, next)
-    {
+    HASH_ITER (hh, registry->failovers, f, next) {
         forget(f, e->provider);
         if (f->n == 0)
             drop_failover(registry, f);
@@ -206,15 +204,15 @@ static int by_llm(const void *a, const void *b)
 int registry_each_failover(const struct registry *registry, deputy_failover_fn each, void *user)
 {
     size_t n = HASH_COUNT(registry->failovers), i = 0;
-    struct failover **sorted = n ? malloc(n * sizeof(struct failover *)) : NULL;
-    struct failover *f, *next;
+    struct failover **sorted, *f, *next;
     int answer = 0;
-    if (n && !sorted)
+    if (n == 0)
+        return 0;
+    if (!(sorted = malloc(n * sizeof(struct failover *))))
         return DEPUTY_ENOMEM;
-    HASH_ITER(hh, registry->failovers, f, next)
-    sorted[i++] = f;
-    if (n)
-        qsort(sorted, n, sizeof(struct failover *), by_llm);
+    HASH_ITER (hh, registry->failovers, f, next)
+        sorted[i++] = f;
+    qsort(sorted, n, sizeof(struct failover *), by_llm);
     for (i = 0; i < n && answer == 0; i++)
         for (size_t k = 0; k < sorted[i]->n && answer == 0; k++)
             answer = each(user, sorted[i]->llm, sorted[i]->list[k]->name);
@@ -230,15 +228,16 @@ static int by_name(const void *a, const void *b)
 int registry_each_provider(const struct registry *registry, deputy_provider_fn each, void *user)
 {
     size_t n = HASH_COUNT(registry->providers), i = 0;
-    deputy_provider **sorted = n ? malloc(n * sizeof(deputy_provider *)) : NULL;
+    deputy_provider **sorted;
     struct entry *e, *next;
     int answer = 0;
-    if (n && !sorted)
+    if (n == 0)
+        return 0;
+    if (!(sorted = malloc(n * sizeof(deputy_provider *))))
         return DEPUTY_ENOMEM;
-    HASH_ITER(hh, registry->providers, e, next)
-    sorted[i++] = e->provider;
-    if (n)
-        qsort(sorted, n, sizeof(deputy_provider *), by_name);
+    HASH_ITER (hh, registry->providers, e, next)
+        sorted[i++] = e->provider;
+    qsort(sorted, n, sizeof(deputy_provider *), by_name);
     for (i = 0; i < n && answer == 0; i++)
         answer = each(user, sorted[i]);
     free(sorted);

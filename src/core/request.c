@@ -177,13 +177,13 @@ int run_new(deputy_engine *engine, const deputy_request *request, const deputy_s
 int deputy_start(deputy_engine *engine, const deputy_request *request, const deputy_sink *sink, deputy_run_id *id,
                  deputy_error *error)
 {
-    struct run *run;
+    struct run *run = NULL;
     int code = engine_enter(engine, false, error);
     if (id)
         *id = 0;
     if (code == DEPUTY_OK)
         code = run_new(engine, request, sink, false, &run, error);
-    if (code == DEPUTY_OK && id)
+    if (run && id)
         *id = run->id;
     return code;
 }

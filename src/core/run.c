@@ -53,8 +53,7 @@ static void watch_deadline(struct run *run)
 static void stop_legs(struct run *run, const struct deputy_call *but)
 {
     struct deputy_call *call;
-    LL_FOREACH(run->calls, call)
-    {
+    LL_FOREACH (run->calls, call) {
         bool open = call->live || call->stale;
         if (call == but)
             continue;
@@ -71,8 +70,7 @@ void run_drop_open(struct run *run, const struct deputy_call *but)
     struct deputy_call *call;
     deputy_failure failure;
     failure_set(&failure, DEPUTY_FAILURE_CANCELLED, 0, "hedge", "another leg was faster");
-    LL_FOREACH(run->calls, call)
-    {
+    LL_FOREACH (run->calls, call) {
         if (call == but || (call->state != CALL_OPEN && !call->live))
             continue;
         call->stale = false;
@@ -93,8 +91,8 @@ struct nap *run_nap(struct run *run, uint64_t ms)
 {
     struct nap *nap;
     unsigned n = 0;
-    LL_FOREACH(run->naps, nap)
-    n++;
+    LL_FOREACH (run->naps, nap)
+        n++;
     nap = n < RUN_LEGS_MAX ? calloc(1, sizeof(*nap)) : NULL;
     if (!nap)
         return NULL;
@@ -136,11 +134,10 @@ static void free_run(struct run *run)
     deputy_engine *engine = run->engine;
     if (run->queued)
         DL_DELETE(engine->ready, run);
-    LL_FOREACH_SAFE(run->calls, call, next)
-    call_free(call);
+    LL_FOREACH_SAFE (run->calls, call, next)
+        call_free(call);
     ask_free(run);
-    LL_FOREACH_SAFE(run->naps, nap, next_nap)
-    {
+    LL_FOREACH_SAFE (run->naps, nap, next_nap) {
         timer_drop(nap->timer);
         free(nap);
     }
@@ -259,9 +256,9 @@ static void deliver_failure(struct run *run, struct deputy_call *call)
 static struct deputy_call *good_primary(const struct run *run)
 {
     struct deputy_call *call;
-    LL_FOREACH(run->calls, call)
-    if (call->purpose == CALL_PRIMARY && call->state == CALL_GOOD && !call->dropped)
-        return call;
+    LL_FOREACH (run->calls, call)
+        if (call->purpose == CALL_PRIMARY && call->state == CALL_GOOD && !call->dropped)
+            return call;
     return NULL;
 }
 
@@ -269,9 +266,9 @@ static struct deputy_call *good_primary(const struct run *run)
 static struct deputy_call *last_primary(const struct run *run)
 {
     struct deputy_call *call;
-    LL_FOREACH(run->calls, call)
-    if (call->purpose == CALL_PRIMARY && !call->dropped)
-        return call;
+    LL_FOREACH (run->calls, call)
+        if (call->purpose == CALL_PRIMARY && !call->dropped)
+            return call;
     return NULL;
 }
 
@@ -306,9 +303,9 @@ static void fall_back(struct run *run)
 struct deputy_call *run_find_call(const struct run *run, unsigned number)
 {
     struct deputy_call *call;
-    LL_FOREACH(run->calls, call)
-    if (call->number == number)
-        return call;
+    LL_FOREACH (run->calls, call)
+        if (call->number == number)
+            return call;
     return NULL;
 }
 
@@ -416,9 +413,9 @@ static void end_late(struct run *run)
         accept_reply(run, good);
         return;
     }
-    LL_FOREACH(run->calls, call)
-    if (!begun && call->purpose == CALL_PRIMARY && call->state == CALL_BAD && !call->dropped)
-        break;
+    LL_FOREACH (run->calls, call)
+        if (!begun && call->purpose == CALL_PRIMARY && call->state == CALL_BAD && !call->dropped)
+            break;
     if (!begun && call) {
         grant_grace(run);
         deliver_failure(run, call);

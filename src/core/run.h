@@ -137,7 +137,7 @@ void run_note(struct run *run, const char *kind);
 /* ---- for the engine --------------------------------------------------------------------------------------------- */
 
 /* A new run, on the queue. The public deputy_start, or (check) one that only wants a verdict. */
-int run_new(deputy_engine *engine, const deputy_request *request, const deputy_sink *sink, bool check, struct run **run,
+int run_new(deputy_engine *engine, const deputy_request *request, const deputy_sink *sink, bool check, struct run **out,
             deputy_error *error);
 
 /* Does what is to be done next. The run may be gone afterwards. */

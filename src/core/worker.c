@@ -41,8 +41,7 @@ struct worker {
 static void free_worker(struct worker *w)
 {
     struct post *p, *next;
-    DL_FOREACH_SAFE(w->posts, p, next)
-    {
+    DL_FOREACH_SAFE (w->posts, p, next) {
         header_list_free(&p->headers);
         free(p);
     }

@@ -439,6 +439,6 @@ void forward_room(void *user, struct http1_exchange *exchange)
 void forwards_cancel(struct worker *w)
 {
     struct forward *f;
-    DL_FOREACH(w->forwards, f)
-    deputy_cancel(f->station->engine, f->run);
+    DL_FOREACH (w->forwards, f)
+        deputy_cancel(f->station->engine, f->run);
 }

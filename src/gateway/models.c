@@ -60,8 +60,8 @@ static void heap_free(void *ctx, void *old)
 static void heap_empty(struct heap *heap)
 {
     struct block *block, *next;
-    DL_FOREACH_SAFE(heap->all, block, next)
-    free(block);
+    DL_FOREACH_SAFE (heap->all, block, next)
+        free(block);
     heap->all = NULL;
 }
 

@@ -602,8 +602,7 @@ void http1_drain(struct http1_server *server)
     }
     server->draining = true;
     stop_listening(server);
-    DL_FOREACH_SAFE(server->connections, c, next)
-    {
+    DL_FOREACH_SAFE (server->connections, c, next) {
         connection_drain(c);
     }
 }

@@ -71,8 +71,7 @@ struct http_request {
 
 /* Starts an exchange. DEPUTY_OK, DEPUTY_EINVAL (a URL, header or token that cannot be sent: error says which),
  * DEPUTY_ENOMEM. May be called from inside a libcurl callback: adding to the multi is put off then. */
-int http_start(struct loop *loop, const struct http_request *request, struct http_transfer **transfer,
-               deputy_error *error);
+int http_start(struct loop *loop, const struct http_request *request, struct http_transfer **out, deputy_error *error);
 
 /* Ends it now: no callback comes after this, and the body is not looked at any more. May be called from inside its own
  * callbacks but on_end. NULL is allowed. */

@@ -13,9 +13,9 @@
 struct loop;
 
 /* Makes a loop of its own, or takes one that is lent (never stopped, never closed by us). DEPUTY_OK, DEPUTY_ENOMEM or
- * DEPUTY_EIO (libcurl could not be set up); *loop is NULL then. libcurl's global initialisation happens here, once.
+ * DEPUTY_EIO (libcurl could not be set up); *out is NULL then. libcurl's global initialisation happens here, once.
  * While no exchange is under way nothing here keeps a lent loop alive. */
-int loop_new(uv_loop_t *lent, struct loop **loop);
+int loop_new(uv_loop_t *lent, struct loop **out);
 
 /* Closes every handle of ours and turns the loop, without waiting, until they are closed: not from inside a callback of
  * it. All transfers must have ended. On a loop of our own, uv_close must have been called before on every handle that

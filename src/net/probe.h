@@ -23,9 +23,9 @@ struct probe_request {
 };
 
 /* Starts a probe. Every failure that is not ours to report becomes an answer: a bad name is PROTOCOL, no token
- * NO_TOKEN, both delivered at once in *answer with *probe left NULL. DEPUTY_OK with *probe set: the answer comes later.
- * DEPUTY_ENOMEM: *answer is CONNECT, *probe NULL. */
-int probe_start(struct loop *loop, const struct probe_request *request, struct probe **probe,
+ * NO_TOKEN, both delivered at once in *answer with *out left NULL. DEPUTY_OK with *out set: the answer comes later.
+ * DEPUTY_ENOMEM: *answer is CONNECT, *out NULL. */
+int probe_start(struct loop *loop, const struct probe_request *request, struct probe **out,
                 deputy_probe_answer *answer);
 
 /* Ends it now; no answer comes after this. */

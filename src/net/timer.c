@@ -40,13 +40,11 @@ void timer_pool_close(struct timer_pool *pool)
     struct timer *t, *next;
     if (!pool)
         return;
-    DL_FOREACH_SAFE(pool->idle, t, next)
-    {
+    DL_FOREACH_SAFE (pool->idle, t, next) {
         DL_DELETE(pool->idle, t);
         uv_close((uv_handle_t *)&t->uv, on_closed);
     }
-    DL_FOREACH_SAFE(pool->used, t, next)
-    {
+    DL_FOREACH_SAFE (pool->used, t, next) {
         DL_DELETE(pool->used, t);
         uv_close((uv_handle_t *)&t->uv, on_closed);
     }
