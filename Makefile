@@ -257,7 +257,7 @@ GCOVR = gcovr --root . --object-directory $(BUILD)/coverage
 MAKE_COVERAGE = $(FLAVOUR) BUILD=$(BUILD)/coverage OPT='-O0 -g' CFLAGS='--coverage -fprofile-update=atomic' \
                 LDFLAGS=--coverage
 # The branches inside uthash's macros are uthash's to test.
-NOT_OURS = --exclude-branches-by-pattern '.*\bHASH_[A-Z_]+\('
+NOT_OURS = --exclude-branches-by-pattern '.*\bHASH_[A-Z_]+ ?\('
 coverage: deps
 	@.ci/deps gcovr
 	@$(MAKE_COVERAGE) tests

@@ -74,6 +74,7 @@ static void a_page_is_no_word_of_the_central(void **state)
         assert_int_equal(verdict_of(DEPUTY_PROBE_OK, status, "text/plain"), DEPUTY_ALLOWED);
     }
     assert_int_equal(verdict_of(DEPUTY_PROBE_OK, 403, "text/html"), DEPUTY_FORBIDDEN);
+    assert_int_equal(verdict_of(DEPUTY_PROBE_OK, 200, "text/json"), DEPUTY_ALLOWED); /* as long as text/html */
 }
 
 static void nothing_allows_by_itself(void **state)
