@@ -293,11 +293,13 @@ bench: deps
 benches: $(BENCHES)
 
 SOAK_SECONDS ?= 60
+SOAK_POLICIES ?= 10000000
 soak: deps
 	$(AGAIN) -s -j$(JOBS) tests
 	@OOM_STRIDE=1 $(BUILD)/spec/c/oom_test
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
 	@FAULT_STRIDE=1 BUILD=$(BUILD) spec/run spec/fault_spec.lua
+	@DEPUTY_BUILD=$(BUILD) POLICIES=$(SOAK_POLICIES) lua5.4 spec/fuzz/random_policies.lua
 
 docs: deps
 	@mkdir -p $(BUILD)/docs
