@@ -33,6 +33,22 @@ struct gateway_settings {
     const char *script; /* the policy's file, which is watched */
 };
 
+/* What a host knows of a local provider beyond what its engine says; zeroed at first, where 0 and "" mean "not known".
+ * Strings by pointer live as long as what was loaded. */
+struct gateway_provider {
+    const char *type, *url, *model;
+    bool managed;   /* the host starts and stops it; else nothing below counts */
+    char state[16]; /* a word: "stopped", "starting", "ready", "draining", "stopping", "failed" */
+    int64_t pid;    /* of its process, or 0 */
+    int64_t since;  /* when this state began, in ms since 1970 */
+    uint64_t starts, crashes;
+    double ready_seconds; /* how long the last start took until it was ready */
+    uint64_t memory_bytes;
+    char last_exit[64]; /* in words: "exit 1", "signal 9" */
+    char problem[256];  /* why it is not ready */
+    char *output;       /* the last it wrote; malloc'ed, the asker's to free; only when it was asked for */
+};
+
 /* How the gateway gets at its configuration. An opaque `loaded` stands for one that was read. */
 struct gateway_host {
     void *user;
@@ -43,6 +59,13 @@ struct gateway_host {
     int (*make_engine)(void *loaded, struct uv_loop_s *loop, deputy_log_fn on_log, void *log_user,
                        deputy_engine **engine, deputy_error *error);
     void (*unload)(void *loaded); /* from the thread that used it last */
+    /* Does what an operator asks for: verb is "start", "stop" or "restart". It only sets that going: the state tells
+     * how it goes. DEPUTY_OK, DEPUTY_ENOTFOUND (no such provider), DEPUTY_EINVAL (nothing that can be started or
+     * stopped) or another code, error saying why. On the first worker's thread; may be NULL. */
+    int (*command)(void *user, void *loaded, const char *provider, const char *verb, deputy_error *error);
+    /* What is known of a provider right now; with_output: its last lines too. Must not wait. On any worker's thread,
+     * several at once. May be NULL. DEPUTY_OK, or DEPUTY_ENOTFOUND and *facts is untouched. */
+    int (*describe)(void *user, void *loaded, const char *provider, bool with_output, struct gateway_provider *facts);
 };
 
 /* Serves until SIGTERM or SIGINT. loaded is taken over. 0, or 1 with one line on stderr about what is wrong. Signals
