@@ -42,7 +42,7 @@ LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/
 EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua),$(wildcard lua/deputy/*.lua))
 # The server side: for the CLI, not for the library.
 HTTP1_SRC := $(wildcard src/http1/*.c)
-GATEWAY_SRC := $(wildcard src/gateway/*.c)
+HOST_SRC := $(wildcard src/relay/*.c src/gateway/*.c)
 CLI_SRC := $(wildcard src/cli/*.c)
 TEST_SRC := $(wildcard spec/c/*_test.c)
 BENCH_SRC := $(wildcard spec/bench/*.c)
@@ -51,7 +51,7 @@ FUZZ_SRC := $(wildcard spec/fuzz/*.c)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/src/lua/embedded.o
 MOD_OBJ := $(MOD_SRC:%.c=$(BUILD)/%.o)
 HTTP1_OBJ := $(HTTP1_SRC:%.c=$(BUILD)/%.o)
-CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o) $(GATEWAY_SRC:%.c=$(BUILD)/%.o)
+CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o) $(HOST_SRC:%.c=$(BUILD)/%.o)
 TESTS   := $(TEST_SRC:%.c=$(BUILD)/%)
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)

@@ -1,53 +1,9 @@
 #include "gateway/callers.h"
 
-#include <arpa/inet.h>
+#include "relay/address.h"
+
 #include <string.h>
 #include <strings.h>
-
-/* ---- names of this machine ----------------------------------------------------------------------------------------
- */
-
-/* The host of "host", "host:port" or "[v6]:port", brackets left out. False when it is none of them. */
-static bool split_host(const char *text, char *host, size_t size, const char **port)
-{
-    const char *end, *start = text;
-    if (*text == '[') {
-        start = text + 1;
-        end = strchr(start, ']');
-        if (!end || (end[1] != '\0' && end[1] != ':'))
-            return false;
-        *port = end[1] ? end + 2 : "";
-    } else {
-        end = strchrnul(text, ':');
-        *port = *end ? end + 1 : "";
-    }
-    size_t len = (size_t)(end - start);
-    if (len == 0 || len >= size || strspn(*port, "0123456789") != strlen(*port))
-        return false;
-    memcpy(host, start, len);
-    host[len] = '\0';
-    return true;
-}
-
-static bool is_loopback(const char *host)
-{
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (strcasecmp(host, "localhost") == 0)
-        return true;
-    if (inet_pton(AF_INET, host, &v4) == 1)
-        return (ntohl(v4.s_addr) >> 24) == 127;
-    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-bool listens_locally(const char *listen)
-{
-    char host[256];
-    const char *port;
-    if (strncmp(listen, "unix:", 5) == 0)
-        return true;
-    return split_host(listen, host, sizeof(host), &port) && is_loopback(host);
-}
 
 /* ---- where from ---------------------------------------------------------------------------------------------------
  */
@@ -57,7 +13,7 @@ static bool names_host(const char *allowed, const char *host, const char *port)
 {
     char name[256];
     const char *its_port;
-    return split_host(allowed, name, sizeof(name), &its_port) && strcasecmp(name, host) == 0 &&
+    return address_split(allowed, name, sizeof(name), &its_port) && strcasecmp(name, host) == 0 &&
            (!*its_port || strcmp(its_port, port) == 0);
 }
 
@@ -65,11 +21,11 @@ static bool host_is_ours(const struct gateway_settings *settings, const char *va
 {
     char host[256], own[256];
     const char *port, *own_port;
-    if (!split_host(value, host, sizeof(host), &port))
+    if (!address_split(value, host, sizeof(host), &port))
         return false;
-    if (is_loopback(host))
+    if (address_is_loopback(host))
         return true;
-    if (split_host(settings->listen, own, sizeof(own), &own_port) && strcasecmp(own, host) == 0)
+    if (address_split(settings->listen, own, sizeof(own), &own_port) && strcasecmp(own, host) == 0)
         return true;
     for (size_t i = 0; i < settings->allowed_hosts.n; i++)
         if (names_host(settings->allowed_hosts.items[i], host, port))
@@ -229,21 +185,4 @@ void caller_wipe(struct caller *caller)
     if (caller->has_token)
         explicit_bzero(caller->token, strlen(caller->token));
     caller->has_token = false;
-}
-
-/* ---- what ---------------------------------------------------------------------------------------------------------
- */
-
-bool caller_sends_json(const struct http1_exchange *exchange, struct problem *problem)
-{
-    const char *type = http1_header(exchange, "content-type"), *coding = http1_header(exchange, "content-encoding");
-    static const char json[] = "application/json";
-    size_t len = type ? strcspn(type, "; \t") : 0;
-    if (len != sizeof(json) - 1 || strncasecmp(type, json, len) != 0)
-        return problem_set(problem, 415, "unsupported_media_type",
-                           "expected a body of type application/json, got %.100s", type ? type : "none");
-    if (coding && strcasecmp(coding, "identity") != 0)
-        return problem_set(problem, 415, "unsupported_encoding", "expected a body that is not compressed, got %.100s",
-                           coding);
-    return true;
 }

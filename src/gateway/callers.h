@@ -2,9 +2,9 @@
 #ifndef GATEWAY_CALLERS_H
 #define GATEWAY_CALLERS_H
 
-#include "gateway/errors.h"
 #include "gateway/gateway.h"
 #include "http1/server.h"
+#include "relay/errors.h"
 
 enum { CALLER_TOKEN_SIZE = 8193 };
 
@@ -12,9 +12,6 @@ struct caller {
     bool has_token;                /* of the central; without one central.bearerToken serves */
     char token[CALLER_TOKEN_SIZE]; /* wipe it after use: caller_wipe */
 };
-
-/* Is this listener open to this machine alone? "127.0.0.1:1", "[::1]:1", "localhost:1" and "unix:..." are. */
-bool listens_locally(const char *listen);
 
 /* The Host header names us (DNS rebinding), and a page that asks is one that may. False: problem is filled. */
 bool caller_may_come(const struct gateway_settings *settings, const struct http1_exchange *exchange,
@@ -27,9 +24,6 @@ bool caller_identify(const struct gateway_settings *settings, const struct http1
 /* For what tells about the gateway itself: callers of this machine, and those with a key. */
 bool caller_may_look(const struct gateway_settings *settings, const struct http1_exchange *exchange,
                      struct problem *problem);
-
-/* A JSON body that is not compressed. False: problem is filled. */
-bool caller_sends_json(const struct http1_exchange *exchange, struct problem *problem);
 
 void caller_wipe(struct caller *caller);
 

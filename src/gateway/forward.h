@@ -1,9 +1,13 @@
-/* gateway/forward.h - one request on its way through the engine and back. */
+/* gateway/forward.h - requests that become runs of the engine in force. */
 #ifndef GATEWAY_FORWARD_H
 #define GATEWAY_FORWARD_H
 
 #include "gateway/callers.h"
 #include "gateway/worker.h"
+#include "relay/relay.h"
+
+/* What is the gateway's own about a relay: headers, metrics, the log, the list of models. */
+extern const struct relay_host forward_host;
 
 /* Answers with a run of this endpoint (what follows /v1/), or with an error. */
 void forward_request(struct worker *worker, struct http1_exchange *exchange, const char *endpoint,
@@ -11,13 +15,6 @@ void forward_request(struct worker *worker, struct http1_exchange *exchange, con
 
 /* The list of what the central shows to this caller. */
 void forward_models(struct worker *worker, struct http1_exchange *exchange);
-
-/* For http1_handler; user is the worker. */
-void forward_gone(void *user, struct http1_exchange *exchange);
-void forward_room(void *user, struct http1_exchange *exchange);
-
-/* Asks every run to end. */
-void forwards_cancel(struct worker *worker);
 
 /* Headers for pages of an allowed origin, at most CORS_HEADERS; how many. */
 enum { CORS_HEADERS = 3 };

@@ -1,8 +1,8 @@
 #include "gateway/gateway.h"
 
-#include "gateway/callers.h"
 #include "gateway/notify.h"
 #include "gateway/worker.h"
+#include "relay/address.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -75,7 +75,7 @@ static void watch_script(struct chief *chief, const char *script);
 
 static bool may_listen(const char *listen, const struct gateway_settings *settings, char *problem, size_t size)
 {
-    if (listens_locally(listen) || settings->api_keys.n > 0)
+    if (address_is_local(listen) || settings->api_keys.n > 0)
         return true;
     snprintf(problem, size,
              "%s can be reached from other machines, and nobody would need a key: set gateway.apiKeys, or listen on "

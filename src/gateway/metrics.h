@@ -7,7 +7,7 @@
 #ifndef GATEWAY_METRICS_H
 #define GATEWAY_METRICS_H
 
-#include "gateway/draft.h"
+#include "relay/draft.h"
 
 #include "deputy.h"
 

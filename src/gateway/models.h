@@ -3,7 +3,7 @@
 #ifndef GATEWAY_MODELS_H
 #define GATEWAY_MODELS_H
 
-#include "gateway/draft.h"
+#include "relay/draft.h"
 
 #include "deputy.h"
 

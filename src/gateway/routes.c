@@ -2,14 +2,14 @@
 
 #include "gateway/callers.h"
 #include "gateway/forward.h"
-#include "gateway/heads.h"
 #include "gateway/page.h"
+#include "relay/request.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
-enum { EARLY_BYTES = 65536, MAX_METRICS = 4 << 20 };
+enum { MAX_METRICS = 4 << 20 };
 
 enum access {
     ACCESS_ALL,  /* anybody who reaches the port: it says next to nothing */
@@ -82,21 +82,6 @@ static const struct route routes[] = {
     {"/page.json", "GET, HEAD, OPTIONS", NULL, DIALECT_OPENAI, ACCESS_LOOK, page_data_reply},
 };
 
-/* The path of a target in origin form, or in absolute form (RFC 9112 section 3.2.2), as it came. */
-static const char *path_of(const char *target, size_t *len)
-{
-    if (strncasecmp(target, "http://", 7) == 0 || strncasecmp(target, "https://", 8) == 0) {
-        target = strstr(target, "://") + 3;
-        target += strcspn(target, "/?");
-        if (*target != '/') {
-            *len = 1;
-            return "/";
-        }
-    }
-    *len = strcspn(target, "?");
-    return target;
-}
-
 static const struct route *find_route(const char *path, size_t len)
 {
     for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++)
@@ -115,26 +100,11 @@ static bool allows(const struct route *route, const char *method)
 /* ---- deciding
  * --------------------------------------------------------------------------------------------------------- */
 
-/* The authority of an absolute target counts, not the Host field (RFC 9112 section 3.2.2): where they differ, it is
- * nobody's honest request. */
-static bool agrees_with_host(const struct http1_exchange *exchange, struct problem *problem)
-{
-    const char *target = http1_target(exchange), *host = http1_header(exchange, "host");
-    const char *authority = target[0] == '/' || target[0] == '*' ? NULL : strstr(target, "://");
-    if (!authority)
-        return true;
-    authority += 3;
-    size_t n = strcspn(authority, "/?");
-    if (host && strlen(host) == n && strncasecmp(host, authority, n) == 0)
-        return true;
-    return problem_set(problem, 400, "host_mismatch", "the request line and the Host header name different hosts");
-}
-
 static bool may(struct worker *w, const struct http1_exchange *exchange, const struct route *route,
                 struct problem *problem)
 {
     const struct gateway_settings *settings = &w->current->setup->settings;
-    if (!agrees_with_host(exchange, problem))
+    if (!request_agrees_with_host(exchange, problem))
         return false;
     if (route && route->access == ACCESS_ALL)
         return true;
@@ -147,7 +117,7 @@ static const struct route *choose(struct worker *w, const struct http1_exchange 
 {
     const char *method = http1_method(exchange);
     size_t len;
-    const char *path = path_of(http1_target(exchange), &len);
+    const char *path = request_path(http1_target(exchange), &len);
     const struct route *route = find_route(path, len);
     if (!may(w, exchange, route, problem))
         return NULL;
@@ -171,7 +141,7 @@ static const struct route *choose(struct worker *w, const struct http1_exchange 
 static enum dialect dialect_of(const struct http1_exchange *exchange)
 {
     size_t len;
-    const char *path = path_of(http1_target(exchange), &len);
+    const char *path = request_path(http1_target(exchange), &len);
     const struct route *route = find_route(path, len);
     return route ? route->dialect : DIALECT_OPENAI;
 }
@@ -200,21 +170,17 @@ static void answer_options(const struct route *route, struct http1_exchange *exc
     http1_reply(exchange, 204, headers, n, NULL, 0);
 }
 
-/* Only what is long, or waits for 100-continue, is worth being refused early: that costs the connection. */
 int routes_head(void *user, struct http1_exchange *exchange)
 {
     struct worker *w = user;
     struct problem problem;
     struct caller caller = {.has_token = false};
-    const char *length = http1_header(exchange, "content-length");
-    int64_t bytes = length ? heads_length(length) : 0;
-    if (bytes >= 0 && bytes < EARLY_BYTES && !http1_header(exchange, "transfer-encoding") &&
-        !http1_header(exchange, "expect"))
+    if (!request_is_long(exchange))
         return 0;
     const struct route *route = choose(w, exchange, &problem);
     bool ok = route && (!route->endpoint || strcmp(http1_method(exchange), "POST") != 0 ||
                         (caller_identify(&w->current->setup->settings, exchange, route->dialect, &caller, &problem) &&
-                         caller_sends_json(exchange, &problem)));
+                         request_sends_json(exchange, &problem)));
     caller_wipe(&caller);
     if (!ok)
         refuse(w, exchange, &problem);

@@ -2,8 +2,8 @@
 #ifndef GATEWAY_ROUTES_H
 #define GATEWAY_ROUTES_H
 
-#include "gateway/errors.h"
 #include "http1/server.h"
+#include "relay/errors.h"
 
 /* For http1_handler; user is the worker. */
 int routes_head(void *user, struct http1_exchange *exchange);

@@ -186,14 +186,14 @@ static bool may_go(const struct worker *w)
 static void on_tick(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
-    bool idle = http1_stats(w->server)->connections == 0 && w->n_forwards == 0;
+    bool idle = http1_stats(w->server)->connections == 0 && w->relays.n == 0;
     bool late = uv_now(&w->loop) >= w->deadline || atomic_load(&w->gateway->hurry);
     if (idle && may_go(w)) {
         close_server(w);
     } else if (w->state == WORKER_DRAINING && late) {
         w->state = WORKER_CUTTING; /* streams still get the event that says so */
         w->deadline = uv_now(&w->loop) + CUT_MS;
-        forwards_cancel(w);
+        relays_cancel(&w->relays);
     } else if (w->state == WORKER_CUTTING && uv_now(&w->loop) >= w->deadline && may_go(w)) {
         close_server(w);
     }
@@ -275,13 +275,14 @@ bool worker_open(struct worker *w, struct gateway *g, unsigned number, const cha
         .user = w,
         .on_request = routes_request,
         .on_head = routes_head,
-        .on_gone = forward_gone,
-        .on_room = forward_room,
+        .on_gone = relay_gone,
+        .on_room = relay_room,
     };
     w->gateway = g;
     w->number = number;
-    if (getrandom(&w->random, sizeof(w->random), GRND_NONBLOCK) != (ssize_t)sizeof(w->random))
-        w->random = ((uint64_t)g->boot << 32) + number;
+    w->relays.host = &forward_host;
+    if (getrandom(&w->relays.random, sizeof(w->relays.random), GRND_NONBLOCK) != (ssize_t)sizeof(w->relays.random))
+        w->relays.random = ((uint64_t)g->boot << 32) + number;
     log_init(&w->log, s->log_json, s->log_level);
     if (!open_loop(w)) {
         snprintf(w->problem, sizeof(w->problem), "cannot make an event loop: out of descriptors or memory");

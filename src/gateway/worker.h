@@ -6,15 +6,14 @@
 #define GATEWAY_WORKER_H
 
 #include "gateway/gateway.h"
-#include "gateway/log.h"
 #include "gateway/metrics.h"
 #include "http1/server.h"
+#include "relay/log.h"
+#include "relay/relay.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <uv.h>
-
-struct forward;
 
 /* A configuration that was read, shared by the engines that were made from it. */
 struct setup {
@@ -67,11 +66,9 @@ struct worker {
     bool handles_open;
     struct http1_server *server;
     struct station *current, *retired;
-    struct forward *forwards;
-    size_t n_forwards;
+    struct relays relays;
     unsigned n_stations;
     struct log log;
-    uint64_t random; /* for names that need not be secret */
     enum worker_state state;
     uint64_t deadline; /* of the drain, in ms of the loop */
     char problem[512]; /* why it could not start */

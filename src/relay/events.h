@@ -1,7 +1,7 @@
-/* gateway/events.h - how far a stream of server-sent events has come, so that an event of our own can be put behind it.
+/* relay/events.h - how far a stream of server-sent events has come, so that an event of our own can be put behind it.
  */
-#ifndef GATEWAY_EVENTS_H
-#define GATEWAY_EVENTS_H
+#ifndef RELAY_EVENTS_H
+#define RELAY_EVENTS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
-/* gateway/heads.h - which header fields go from one side to the other (RFC 9110 section 7.6.1). */
-#ifndef GATEWAY_HEADS_H
-#define GATEWAY_HEADS_H
+/* relay/heads.h - which header fields go from one side to the other (RFC 9110 section 7.6.1). */
+#ifndef RELAY_HEADS_H
+#define RELAY_HEADS_H
 
 #include "deputy.h"
 #include "http1/server.h"

@@ -1,8 +1,8 @@
-/* gateway/errors.h - errors of our own, in the shape that the caller's library understands. */
-#ifndef GATEWAY_ERRORS_H
-#define GATEWAY_ERRORS_H
+/* relay/errors.h - errors of our own, in the shape that the caller's library understands. */
+#ifndef RELAY_ERRORS_H
+#define RELAY_ERRORS_H
 
-#include "gateway/draft.h"
+#include "relay/draft.h"
 
 #include "deputy.h"
 #include "http1/server.h"

@@ -1,4 +1,4 @@
-#include "gateway/errors.h"
+#include "relay/errors.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "gateway/log.h"
+#include "relay/log.h"
 
 #include <stdio.h>
 #include <string.h>

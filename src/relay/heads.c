@@ -1,4 +1,4 @@
-#include "gateway/heads.h"
+#include "relay/heads.h"
 
 #include <string.h>
 #include <strings.h>

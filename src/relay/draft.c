@@ -1,4 +1,4 @@
-#include "gateway/draft.h"
+#include "relay/draft.h"
 
 #include <stdarg.h>
 #include <stdio.h>

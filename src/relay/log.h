@@ -1,9 +1,9 @@
-/* gateway/log.h - structured lines on stderr, as logfmt or JSON. A line is built field by field; lines of one turn of a
+/* relay/log.h - structured lines on stderr, as logfmt or JSON. A line is built field by field; lines of one turn of a
  * worker's loop go out in one write. No body and no token ever stands in one. */
-#ifndef GATEWAY_LOG_H
-#define GATEWAY_LOG_H
+#ifndef RELAY_LOG_H
+#define RELAY_LOG_H
 
-#include "gateway/draft.h"
+#include "relay/draft.h"
 
 #include "deputy.h"
 

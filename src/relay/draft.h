@@ -1,7 +1,7 @@
-/* gateway/draft.h - a text that grows while it is written, up to a bound. Once it fails it stays as it was: look at
+/* relay/draft.h - a text that grows while it is written, up to a bound. Once it fails it stays as it was: look at
  * `failed` at the end. */
-#ifndef GATEWAY_DRAFT_H
-#define GATEWAY_DRAFT_H
+#ifndef RELAY_DRAFT_H
+#define RELAY_DRAFT_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "gateway/events.h"
+#include "relay/events.h"
 
 #include <string.h>
 
