@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include "lua_dir.h"
 #include "options.h"
 
 #include <errno.h>
@@ -11,10 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef DEPUTY_DATADIR
-#define DEPUTY_DATADIR "/usr/local/share/deputy"
-#endif
-
 static const char minimal[] =
     "A minimal one:\n"
     "  {\n"
@@ -22,53 +19,6 @@ static const char minimal[] =
     "  }\n";
 
 /* ---- finding files ---------------------------------------------------------------------------------------------- */
-
-static bool has_file(const char *dir, const char *name)
-{
-    char path[4200];
-    int n = snprintf(path, sizeof(path), "%s/%s", dir, name);
-    return n > 0 && (size_t)n < sizeof(path) && access(path, R_OK) == 0;
-}
-
-/* The folder of the running program, without a slash at its end. */
-static bool program_dir(char *out, size_t size)
-{
-    ssize_t n = readlink("/proc/self/exe", out, size - 1);
-    if (n <= 0)
-        return false;
-    out[n] = '\0';
-    char *slash = strrchr(out, '/');
-    if (!slash)
-        return false;
-    *slash = '\0';
-    return true;
-}
-
-static bool take_dir(struct config *config, const char *base, const char *more)
-{
-    int n = snprintf(config->lua_dir, sizeof(config->lua_dir), "%s%s", base, more);
-    return n > 0 && (size_t)n < sizeof(config->lua_dir) && has_file(config->lua_dir, "deputy/config.lua");
-}
-
-static int find_lua(const struct command *command, struct config *config)
-{
-    char program[4096];
-    const char *given = getenv("DEPUTY_LUA");
-    if (given && given[0]) {
-        if (take_dir(config, given, ""))
-            return STATUS_OK;
-        return complain(command, "DEPUTY_LUA is '%s', but there is no deputy/config.lua in it", given);
-    }
-    bool known = program_dir(program, sizeof(program));
-    if (known && (take_dir(config, program, "/../lua") || take_dir(config, program, "/../share/deputy/lua")))
-        return STATUS_OK;
-    if (take_dir(config, DEPUTY_DATADIR, "/lua"))
-        return STATUS_OK;
-    return complain(command,
-                    "cannot find the Lua files that belong to deputy: looked for deputy/config.lua in %s/../lua, "
-                    "%s/../share/deputy/lua and %s; install again, or name their folder in DEPUTY_LUA",
-                    known ? program : "?", known ? program : "?", DEPUTY_DATADIR "/lua");
-}
 
 static int no_config(const struct command *command, const char *tried, const char *tried_too)
 {
@@ -351,9 +301,9 @@ static int read_config(lua_State *L)
 
 int config_default_script(const struct options *options, char *out, size_t size)
 {
-    struct config config = {0};
-    int status = find_lua(options->command, &config);
-    if (status == STATUS_OK && snprintf(out, size, "%s/router.lua", config.lua_dir) >= (int)size)
+    char dir[4096];
+    int status = lua_dir_find(options->command, dir, sizeof(dir));
+    if (status == STATUS_OK && snprintf(out, size, "%s/router.lua", dir) >= (int)size)
         status = complain(options->command, "the path of the default policy is longer than %zu bytes", size - 1);
     return status;
 }
@@ -362,7 +312,7 @@ int config_load(const struct options *options, FILE *problems, FILE *warnings, s
 {
     memset(config, 0, sizeof(*config));
     config->options = DEPUTY_INIT(deputy_options);
-    int status = find_lua(options->command, config);
+    int status = lua_dir_find(options->command, config->lua_dir, sizeof(config->lua_dir));
     if (status == STATUS_OK)
         status = find_config(options, config);
     if (status != STATUS_OK)
