@@ -77,10 +77,19 @@ describe("the configuration's defaults", function()
     local settings = assert(parse(CENTRAL .. [["providers": [
       {"name": "a", "type": "managed", "command": ["serve", "~/x", "{port}"], "failoverFor": "haiku"},
       {"name": "b", "type": "vllm-managed", "model": "qwen"}, {"name": "c", "type": "echo"}]}]]))
+    local shared = {
+      readySeconds = 600, idleTimeoutMinutes = 15, stopGraceSeconds = 10, restart = { attempts = 3, backoffMs = 1000 },
+      prewarm = "on-demand", maxConcurrent = 16, maxQueued = 1024, healthPath = "/health",
+    }
+    local function with(own)
+      for field, value in pairs(shared) do own[field] = value end
+      return own
+    end
+    for _, each in ipairs(settings.providers) do each.launch = nil end -- spec/presets_spec.lua looks at these
     assert.same({
-      { name = "a", type = "managed", command = { "serve", "~/x", "{port}" }, healthPath = "/health",
-        idleTimeoutMinutes = 15, failoverFor = { "haiku" } },
-      { name = "b", type = "vllm-managed", model = "qwen", port = 8001, idleTimeoutMinutes = 15 },
+      with{ name = "a", type = "managed", command = { "serve", "~/x", "{port}" }, basePath = "/v1",
+        failoverFor = { "haiku" } },
+      with{ name = "b", type = "vllm-managed", model = "qwen" },
       { name = "c", type = "echo" },
     }, settings.providers)
   end)
@@ -111,7 +120,17 @@ describe("the configuration", function()
     { "name": "qwen",  "type": "vllm-managed", "model": "Qwen/Qwen3-0.6B", "venvPath": "~/vllm", "port": 8001,
       "gpuMemoryUtilization": 0.75, "idleTimeoutMinutes": 15, "failoverFor": ["opus", "sonnet"] },
     { "name": "tiny",  "type": "managed", "command": ["llama-server", "-m", "tiny.gguf", "--port", "{port}"],
-      "healthPath": "/health", "failoverFor": "haiku" }
+      "healthPath": "/health", "failoverFor": "haiku" },
+    { "name": "own", "type": "managed", "command": ["bin/serve", "--port", "{port}"], "env": { "KEY": "{apiKey}" },
+      "cwd": "~/models", "port": 8002, "model": "m", "apiKeyFile": "token", "healthPath": "/ready", "basePath": "/api",
+      "readySeconds": 60, "idleTimeoutMinutes": false, "stopGraceSeconds": 0.5, "prewarm": "on-failure",
+      "restart": { "attempts": 5, "backoffMs": 200 }, "maxConcurrent": 4, "maxQueued": 100 },
+    { "name": "gguf", "type": "llama-server", "model": "$WHERE/tiny.gguf", "executable": "~/llama/llama-server",
+      "contextSize": 8192, "gpuLayers": 0, "parallel": 2, "threads": 4, "extraArgs": ["--jinja"], "restart": false },
+    { "name": "pulled", "type": "ollama", "model": "qwen3:0.6b", "modelsPath": "~/.ollama/models",
+      "contextSize": 4096, "executable": "ollama" },
+    { "name": "large", "type": "vllm-managed", "model": "~/models/qwen", "maxModelLen": 4096,
+      "tensorParallelSize": 2, "extraArgs": ["--dtype", "auto"] }
   ],
   "policy":   { "script": "lua/router.lua", "gate": "probe", "verify": "refuse", "permitMs": 5000,
                 "settings": { "failoverOn": "unavailable", "retries": 1, "breaker": { "failures": 5 } } },
@@ -127,6 +146,15 @@ describe("the configuration", function()
     assert.equal("/etc/deputy/lua/router.lua", settings.policy.script)
     assert.equal("/home/ann/vllm", settings.providers[2].venvPath)
     assert.same({ "opus", "sonnet" }, settings.providers[2].failoverFor)
+    local own, gguf, pulled, large = table.unpack(settings.providers, 4)
+    assert.same({ "/etc/deputy/bin/serve", "--port", "{port}" }, own.command)
+    assert.same({ "/home/ann/models", SECRET, false }, { own.cwd, own.apiKey, own.idleTimeoutMinutes })
+    assert.same({ attempts = 5, backoffMs = 200 }, own.restart)
+    assert.same({ "/mnt/tiny.gguf", "/home/ann/llama/llama-server" }, { gguf.model, gguf.executable })
+    assert.same({ attempts = 1, backoffMs = 1000 }, gguf.restart)
+    assert.same({ "/home/ann/.ollama/models", "ollama" }, { pulled.modelsPath, pulled.executable })
+    assert.equal("/", pulled.healthPath)
+    assert.equal("/home/ann/models/qwen", large.model)
     assert.equal(SECRET, settings.providers[1].apiKey)
     assert.is_nil(settings.providers[1].apiKeyFile)
     assert.equal("unix:/mnt/deputy.sock", settings.gateway.control)
@@ -275,6 +303,72 @@ local mistakes = {
     "6 gateway.drainMs: expected a whole number from 0 to 86400000, got -1",
     "6 gateway.workers: expected a whole number from 1 to 256, got 257",
   },
+  ["commands that are none"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "managed", "command": "serve --port 1"},\n'
+      .. '{"name": "b", "type": "managed", "command": ["", 7, "a\\u0000b", "{prot}"]}]}',
+    "2 providers[0].command: expected an array of strings: the program and its arguments, as without a shell, "
+      .. "got a string",
+    "3 providers[1].command[0]: must not be empty", "3 providers[1].command[1]: expected a string, got 7",
+    "3 providers[1].command[2]: must not hold a NUL byte",
+    '3 providers[1].command[3]: "{prot}" is not known: did you mean "{port}"?',
+  },
+  ["an endless command"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "managed", "command": ["a"' .. (', "b"'):rep(1024) .. "]},\n"
+      .. '{"name": "b", "type": "managed", "command": ["a", "' .. ("b"):rep(131072) .. '"]}]}',
+    "2 providers[0].command: expected at most 1024 arguments, got 1025",
+    "3 providers[1].command[1]: must not be longer than 131071 bytes",
+  },
+  ["what deputy sets itself"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "vllm-managed", "model": "m",\n'
+      .. '"extraArgs": ["--host", "0.0.0.0", "--por=1", "--api_key", "--dtype"], "env": {"VLLM_API_KEY": "x"}},\n'
+      .. '{"name": "b", "type": "llama-server", "model": "m", "extraArgs": ["-m", "--alias=x", "-ngl"],\n'
+      .. '"env": {"LLAMA_API_KEY": "x"}}, {"name": "c", "type": "ollama", "model": "m", "env": {"OLLAMA_HOST": "0"}}]}',
+    "3 providers[0].env.VLLM_API_KEY: deputy sets it itself: leave it out",
+    "3 providers[0].extraArgs[0]: deputy sets --host itself: leave it out",
+    "3 providers[0].extraArgs[2]: deputy sets --port itself: leave it out",
+    "3 providers[0].extraArgs[3]: deputy sets --api-key itself: leave it out",
+    "4 providers[1].extraArgs[0]: deputy sets -m itself: leave it out",
+    "4 providers[1].extraArgs[1]: deputy sets --alias itself: leave it out",
+    "5 providers[1].env.LLAMA_API_KEY: deputy sets it itself: leave it out",
+    "5 providers[2].env.OLLAMA_HOST: deputy sets it itself: leave it out",
+  },
+  ["environments that are none"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "managed", "command": ["a"], "env": ["A=b"]},\n'
+      .. '{"name": "b", "type": "managed", "command": ["a"], "env": {"A-B": "x", "C": true, "D=": "x"}}]}',
+    "2 providers[0].env: expected an object from names of variables to strings, got an array",
+    "3 providers[1].env.A-B: expected the name of a variable: letters, digits and _",
+    "3 providers[1].env.C: expected a string, got true",
+    "3 providers[1].env.D=: expected the name of a variable: letters, digits and _",
+  },
+  ["a life cycle that cannot be"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "managed", "command": ["a"],\n"restart": true,\n'
+      .. '"prewarm": "atstart",\n"idleTimeoutMinutes": 0,\n"stopGraceSeconds": -1,\n"readySeconds": 0,\n'
+      .. '"maxConcurrent": 0, "maxQueued": 0,\n"restarts": 1},\n'
+      .. '{"name": "b", "type": "managed", "command": ["a"], "restart": {"attempts": 0, "backOffMs": 1}}]}',
+    "3 providers[0].restart: expected an object, or false for no second start, got true",
+    '4 providers[0].prewarm: "atstart" is not known: did you mean "at-start"?',
+    "5 providers[0].idleTimeoutMinutes: expected a number above 0, at most 10080, or false for never, got 0",
+    "6 providers[0].stopGraceSeconds: expected a number above 0, at most 600, got -1",
+    "7 providers[0].readySeconds: expected a whole number from 1 to 86400, got 0",
+    "8 providers[0].maxConcurrent: expected a whole number from 1 to 100000, got 0",
+    "8 providers[0].maxQueued: expected a whole number from 1 to 1000000, got 0",
+    '9 providers[0].restarts: not a known key of a provider of type "managed": did you mean "restart"?',
+    "10 providers[1].restart.attempts: expected a whole number from 1 to 1000, got 0",
+    '10 providers[1].restart.backOffMs: not a known key: did you mean "backoffMs"?',
+  },
+  ["keys of one preset in another"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "llama-server", "model": "m", "contextSzie": 1},\n'
+      .. '{"name": "b", "type": "ollama", "modle": "m"}, {"name": "c", "type": "vllm-managed", "model": "-x"}]}',
+    '2 providers[0].contextSzie: not a known key of a provider of type "llama-server": did you mean "contextSize"?',
+    "3 providers[1].model: missing: expected a value",
+    '3 providers[1].modle: not a known key of a provider of type "ollama": did you mean "model"?',
+    '3 providers[2].model: a model\'s name cannot begin with "-"',
+  },
+  ["two servers on one port"] = {
+    CENTRAL .. '"providers": [{"name": "a", "type": "vllm-managed", "model": "m", "port": 8001},\n'
+      .. '{"name": "b", "type": "echo"}, {"name": "c", "type": "ollama", "model": "m",\n"port": 8001}]}',
+    "4 providers[2].port: 8001 is also the port of providers[0]: leave both out, and free ones are picked",
+  },
   ["ports out of range"] = {
     CENTRAL .. '"providers": [{"name": "a", "type": "vllm-managed", "model": "m", "port": 65536,\n'
       .. '"gpuMemoryUtilization": 0}]}',
@@ -412,6 +506,13 @@ describe("a warning", function()
     local found = warnings_of(CENTRAL .. '"policy": {"gate": "policy"}}')
     assert.equal(1, #found)
     assert.matches("^line 2: policy.gate: warning: the script alone decides", found[1])
+  end)
+
+  it("is given when a key would stand among the arguments", function()
+    local found = warnings_of(CENTRAL .. '"providers": [{"name": "a", "type": "managed",\n'
+      .. '"command": ["serve", "--key", "{apiKey}"]}]}')
+    assert.equal(1, #found)
+    assert.matches("^line 3: providers%[0%]%.command%[2%]: warning: every user of this machine can read", found[1])
   end)
 
   it("is given when others can read a token", function()

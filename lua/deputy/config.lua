@@ -14,7 +14,8 @@
 -- Returns the settings with every default filled in and an array of warnings, or nil and an array of problems; both
 -- sorted by line. Each is { key = "providers[1].port", line = 12 or nil, message = "..." }; arrays count from 0.
 -- In the settings, files named by ...File have been read into what they stand for, paths are expanded, failoverFor is
--- an array, and policy.settingsText is policy.settings as it stands in the text.
+-- an array, policy.settingsText is policy.settings as it stands in the text, and a provider that deputy starts has in
+-- `launch` what deputy.presets makes of it.
 -- config.load(path, options)   reads the file; dir and file come from path.
 -- config.defaults(options)     what an empty configuration would have.
 -- config.format(problem, file) "FILE:LINE: KEY: MESSAGE", without what is not known.
@@ -22,12 +23,15 @@
 -- No message ever holds the value of a token or key, nor that of a ...File, where people put tokens by mistake.
 local cjson = require "cjson"
 local json_map = require "deputy.json_map"
+local presets = require "deputy.presets"
 
 local config = {}
 
 local MAX_CONFIG_BYTES = 1024 * 1024
 local MAX_SECRET_BYTES = 8192
 local MAX_NAME_BYTES = 128
+local MAX_ARGUMENTS = 1024
+local MAX_ARGUMENT_BYTES = 128 * 1024 - 1 -- what Linux takes: MAX_ARG_STRLEN, with the NUL
 local DAY_MS = 86400000
 local GIB = 1024 * 1024 * 1024
 
@@ -44,6 +48,8 @@ end
 local text, name, names, path, url = kind "text", kind "name", kind "names", kind "path", kind "url"
 local integer, number, choice, list = kind "integer", kind "number", kind "choice", kind "list"
 local template, routes, address, settings = kind "template", kind "routes", kind "address", kind "settings"
+local arguments, environment, restart = kind "arguments", kind "environment", kind "restart"
+local model_or_path = kind "model_or_path"
 local secret = kind "secret" -- also comes as ...File
 local variant = kind "variant" -- an object whose other keys depend on its "type"
 
@@ -51,20 +57,52 @@ local function object(fields) return { kind = "object", fields = fields } end
 
 local function ms(default) return integer{ min = 1, max = DAY_MS, default = default } end
 
+-- A provider whose server deputy starts itself: what all of them have, and own.
+local function managed(type_, own)
+  local fields = {
+    port = integer{ min = 1, max = 65535 }, cwd = path(), apiKey = secret(), env = environment{ type = type_ },
+    healthPath = template{ default = presets.health_path[type_] },
+    readySeconds = integer{ min = 1, max = 86400, default = 600 },
+    idleTimeoutMinutes = number{ above = 0, max = 10080, off = "never", default = 15 },
+    stopGraceSeconds = number{ above = 0, max = 600, default = 10 },
+    restart = restart(),
+    prewarm = choice{ "on-demand", "on-failure", "at-start", default = "on-demand" },
+    maxConcurrent = integer{ min = 1, max = 100000, default = 16 },
+    maxQueued = integer{ min = 1, max = 1000000, default = 1024 },
+  }
+  for field, spec in pairs(own) do fields[field] = spec end
+  return fields
+end
+
+local function extra(type_) return arguments{ type = type_ } end
+local function count(max) return integer{ min = 1, max = max } end
+
+local restart_fields = {
+  attempts = integer{ min = 1, max = 1000, default = 3 }, backoffMs = integer{ min = 1, max = 60000, default = 1000 },
+}
+
 local provider = variant{
   common = { name = name{ required = true }, failoverFor = names() },
   types = {
     openai = { url = url{ required = true }, model = text(), apiKey = secret(), caFile = path() },
     echo = {},
-    managed = {
-      command = list{ of = text(), min = 1, required = true }, model = text(), port = integer{ min = 1, max = 65535 },
-      healthPath = template{ default = "/health" }, idleTimeoutMinutes = number{ min = 0, max = 10080, default = 15 },
-    },
-    ["vllm-managed"] = {
-      model = text{ required = true }, venvPath = path(), port = integer{ min = 1, max = 65535, default = 8001 },
-      gpuMemoryUtilization = number{ above = 0, max = 1 },
-      idleTimeoutMinutes = number{ min = 0, max = 10080, default = 15 },
-    },
+    managed = managed("managed", {
+      command = arguments{ required = true, command = true, type = "managed" }, model = text(),
+      basePath = template{ default = "/v1" },
+    }),
+    ["vllm-managed"] = managed("vllm-managed", {
+      model = model_or_path{ required = true }, venvPath = path(), gpuMemoryUtilization = number{ above = 0, max = 1 },
+      maxModelLen = count(100000000), tensorParallelSize = count(1024), extraArgs = extra "vllm-managed",
+    }),
+    ["llama-server"] = managed("llama-server", {
+      model = path{ required = true }, executable = kind "executable"(), contextSize = count(100000000),
+      gpuLayers = integer{ min = 0, max = 100000 }, parallel = count(1024), threads = count(4096),
+      extraArgs = extra "llama-server",
+    }),
+    ollama = managed("ollama", {
+      model = text{ required = true }, executable = kind "executable"(), modelsPath = path(),
+      contextSize = count(100000000),
+    }),
   },
 }
 
@@ -204,6 +242,7 @@ function Reader:value(spec, value, key, place)
     if spec.kind == "address" then return value and self:default_address(value) end
     if spec.kind == "list" then return {} end
     if spec.kind == "routes" or spec.kind == "settings" then return read[spec.kind](self, spec, {}, key, nil) end
+    if spec.kind == "restart" then return self:fields(restart_fields, {}, key, nil) end
     return value
   end
   return read[spec.kind](self, spec, value, key, place)
@@ -329,9 +368,11 @@ function read.integer(self, spec, value, key, place)
 end
 
 function read.number(self, spec, value, key, place)
+  if value == false and spec.off then return false end
   if type(value) ~= "number" or not in_range(spec, value) then
     local from = spec.above and "above " .. spec.above .. ", at most " or "from " .. spec.min .. " to "
-    return self:expected(key, place, "a number " .. from .. spec.max, value)
+    local off = spec.off and ", or false for " .. spec.off or ""
+    return self:expected(key, place, "a number " .. from .. spec.max .. off, value)
   end
   return value
 end
@@ -471,6 +512,21 @@ function read.path(self, spec, value, key, place)
   return expanded
 end
 
+-- A name is looked up in PATH; what has a slash in it is a path like any other.
+function read.executable(self, spec, value, key, place)
+  if type(value) == "string" and not value:find("[/~$]") then return read.text(self, spec, value, key, place) end
+  return read.path(self, spec, value, key, place)
+end
+
+-- "Qwen/Qwen3-0.6B" is a model's name, "~/models/qwen" and "./qwen" are paths.
+function read.model_or_path(self, spec, value, key, place)
+  if type(value) == "string" and not value:find("^[./~$]") then
+    if value:sub(1, 1) == "-" then return self:problem(key, place, 'a model\'s name cannot begin with "-"') end
+    return read.text(self, spec, value, key, place)
+  end
+  return read.path(self, spec, value, key, place)
+end
+
 function Reader:default_address(value)
   local path_ = value:match("^unix:(.*)$")
   if not path_ then return value end
@@ -490,6 +546,99 @@ function read.address(self, spec, value, key, place)
   local host, port = split_host(value)
   if spec.tcp and host and port and port_ok(port, 0) then return value end
   return self:problem(key, place, spec.tcp and 'expected "HOST:PORT" or "unix:PATH"' or 'expected "unix:PATH"')
+end
+
+-- ---- what is started ------------------------------------------------------------------------------------------------
+
+function read.restart(self, _, value, key, place)
+  if value == false then return { attempts = 1, backoffMs = restart_fields.backoffMs.default } end
+  if not is_object(value, place) then
+    return self:expected(key, place, "an object, or false for no second start", value)
+  end
+  return self:fields(restart_fields, value, key, place)
+end
+
+-- Arguments are full of braces that mean something to others: only what is nearly one of our words is a mistake.
+local function misspelled_word(value)
+  for word in value:gmatch("{(%a+)}") do
+    for _, known in ipairs(presets.words) do
+      if word ~= known and edit_distance(plain(word), plain(known)) <= 1 then return word, known end
+    end
+  end
+end
+
+-- As an argument or the value of a variable: any bytes but NUL.
+function Reader:argument(value, key, place)
+  if type(value) ~= "string" then return self:expected(key, place, "a string", value) end
+  if value:find("\0", 1, true) then return self:problem(key, place, "must not hold a NUL byte") end
+  if #value > MAX_ARGUMENT_BYTES then
+    return self:problem(key, place, "must not be longer than %d bytes", MAX_ARGUMENT_BYTES)
+  end
+  local word, known = misspelled_word(value)
+  if word then return self:problem(key, place, '"{%s}" is not known: did you mean "{%s}"?', printable(word), known) end
+  return value
+end
+
+function Reader:extra_argument(spec, value, key, place)
+  value = self:argument(value, key, place)
+  local flag = value and presets.reserved_flag(spec.type, value)
+  if flag then return self:problem(key, place, "deputy sets %s itself: leave it out", flag) end
+  if value and value:find("{apiKey}", 1, true) then
+    self:warn(key, place,
+      "every user of this machine can read arguments: put {apiKey} into env if the program takes it there")
+  end
+  return value
+end
+
+function read.arguments(self, spec, value, key, place)
+  if type(value) ~= "table" or place.kind ~= "array" then
+    return self:expected(key, place, "an array of strings: the program and its arguments, as without a shell", value)
+  end
+  if spec.command and #value == 0 then return self:problem(key, place, "must not be empty") end
+  if #value > MAX_ARGUMENTS then
+    return self:problem(key, place, "expected at most %d arguments, got %d", MAX_ARGUMENTS, #value)
+  end
+  local out = {}
+  for i, each in ipairs(value) do
+    local item_key, item_place = ("%s[%d]"):format(key, i - 1), place.items[i]
+    if spec.command and i == 1 then
+      out[i] = read.executable(self, {}, each, item_key, item_place)
+    else
+      out[i] = self:extra_argument(spec, each, item_key, item_place)
+    end
+  end
+  return out
+end
+
+function read.environment(self, spec, value, key, place)
+  if not is_object(value, place) then
+    return self:expected(key, place, "an object from names of variables to strings", value)
+  end
+  local reserved, out = {}, {}
+  for _, variable in ipairs(presets.reserved[spec.type].env) do reserved[variable] = true end
+  for _, variable in ipairs(sorted_keys(value)) do
+    local field_key, field_place = join(key, printable(variable)), place.fields[variable]
+    if not variable:find("^[%a_][%w_]*$") then
+      self:problem(field_key, field_place, "expected the name of a variable: letters, digits and _")
+    elseif reserved[variable] then
+      self:problem(field_key, field_place, "deputy sets it itself: leave it out")
+    end
+    out[variable] = self:argument(value[variable], field_key, field_place)
+  end
+  return out
+end
+
+-- Two servers cannot have one port.
+function Reader:check_ports(providers, place)
+  local first = {}
+  for i, each in ipairs(providers) do
+    local taken = each.port and first[each.port]
+    if taken then
+      self:problem(("providers[%d].port"):format(i - 1), place.items[i].fields.port,
+        "%d is also the port of providers[%d]: leave both out, and free ones are picked", each.port, taken - 1)
+    end
+    if each.port then first[each.port] = taken or i end
+  end
 end
 
 -- ---- secrets --------------------------------------------------------------------------------------------------------
@@ -637,6 +786,7 @@ end
 
 local function finish(reader, out)
   out.policy.settingsText = reader.settings_text or "{}"
+  for _, each in ipairs(out.providers) do each.launch = presets.launch(each, { path = reader.env("PATH") }) end
   return out
 end
 
@@ -651,6 +801,7 @@ function config.parse(text_, options)
     reader:problem(printable(double.key), double, "stands here for the second time")
   end
   local out = read.object(reader, schema, value, "", place)
+  if #reader.problems == 0 then reader:check_ports(out.providers, place.fields.providers) end
   if #reader.problems > 0 then
     table.sort(reader.problems, by_line)
     return nil, reader.problems

@@ -1,0 +1,127 @@
+-- The presets: a managed provider's configuration becomes the exact command of its server, and nothing is started.
+local config = require "deputy.config"
+local presets = require "deputy.presets"
+
+-- What is started for a provider with these keys, as JSON text.
+local function launch(keys)
+  local text = '{"central": {"url": "http://c"}, "providers": [{"name": "p", ' .. keys .. "}]}"
+  local settings, problems = config.parse(text, {
+    dir = "/etc/deputy", env = function(name) return ({ HOME = "/home/ann", PATH = "/bin:/usr/bin" })[name] end,
+  })
+  if not settings then error(config.format(problems[1]), 2) end
+  return settings.providers[1].launch
+end
+
+local function words(list) return table.concat(list, " ") end
+
+describe("a managed provider", function()
+  it("is the command as it stands, its words left for each start", function()
+    local found = launch '"type": "managed", "command": ["serve", "-p", "{port}", "a b", "", "{model}"], "model": "m"'
+    assert.same({
+      command = { "serve", "-p", "{port}", "a b", "", "{model}" }, env = {}, model = "m", health_path = "/health",
+      base_path = "/v1", wants_key = false,
+    }, found)
+  end)
+
+  it("has its variables, sorted", function()
+    local found = launch [==["type": "managed", "command": ["serve"], "env": {"B": "$HOME ~ {port}", "A": ""}]==]
+    assert.same({ "A=", "B=$HOME ~ {port}" }, found.env)
+  end)
+
+  it("gets a key where it asks for one", function()
+    assert.is_true(launch('"type": "managed", "command": ["serve"], "env": {"A": "x{apiKey}"}').wants_key)
+    assert.is_true(launch('"type": "managed", "command": ["serve", "--key={apiKey}"]').wants_key)
+  end)
+
+  it("may be asked elsewhere", function()
+    local found = launch '"type": "managed", "command": ["serve"], "healthPath": "/up", "basePath": "/openai/v1"'
+    assert.same({ "/up", "/openai/v1" }, { found.health_path, found.base_path })
+  end)
+end)
+
+describe("a vllm-managed provider", function()
+  it("is vllm serve, on loopback, with a key in the environment", function()
+    local found = launch '"type": "vllm-managed", "model": "Qwen/Qwen3-0.6B"'
+    assert.same({
+      command = { "vllm", "serve", "Qwen/Qwen3-0.6B", "--host", "127.0.0.1", "--port", "{port}" },
+      env = { "VLLM_API_KEY={apiKey}" }, model = "Qwen/Qwen3-0.6B", health_path = "/health", base_path = "/v1",
+      wants_key = true,
+    }, found)
+  end)
+
+  it("has each of its keys as an option, and what binds it last", function()
+    local found = launch [["type": "vllm-managed", "model": "m", "venvPath": "~/vllm", "gpuMemoryUtilization": 0.75,
+      "maxModelLen": 4096, "tensorParallelSize": 2, "extraArgs": ["--dtype", "auto", "--enforce-eager"],
+      "env": {"HF_HOME": "/models"}]]
+    assert.equal("/home/ann/vllm/bin/vllm serve m --gpu-memory-utilization 0.75 --max-model-len 4096 "
+      .. "--tensor-parallel-size 2 --dtype auto --enforce-eager --host 127.0.0.1 --port {port}", words(found.command))
+    assert.same({
+      "HF_HOME=/models", "PATH=/home/ann/vllm/bin:/bin:/usr/bin", "VIRTUAL_ENV=/home/ann/vllm", "VLLM_API_KEY={apiKey}",
+    }, found.env)
+  end)
+
+  it("takes a folder for its model", function()
+    local found = launch '"type": "vllm-managed", "model": "~/models/qwen"'
+    assert.same({ "/home/ann/models/qwen", "/home/ann/models/qwen" }, { found.command[3], found.model })
+  end)
+end)
+
+describe("a llama-server provider", function()
+  it("is llama-server with a file, on loopback, with a key in the environment", function()
+    local found = launch '"type": "llama-server", "model": "tiny.Q4_K_M.gguf"'
+    assert.same({
+      command = {
+        "llama-server", "--model", "/etc/deputy/tiny.Q4_K_M.gguf", "--alias", "{model}", "--host", "127.0.0.1",
+        "--port", "{port}",
+      },
+      env = { "LLAMA_API_KEY={apiKey}" }, model = "tiny.Q4_K_M", health_path = "/health", base_path = "/v1",
+      wants_key = true,
+    }, found)
+  end)
+
+  it("has each of its keys as an option", function()
+    local found = launch [==["type": "llama-server", "model": "/m/a,b.gguf", "executable": "~/bin/llama-server",
+      "contextSize": 8192, "gpuLayers": 0, "parallel": 2, "threads": 4, "extraArgs": ["--jinja", "-fa", "on"]]==]
+    assert.equal("/home/ann/bin/llama-server --model /m/a,b.gguf --alias {model} --ctx-size 8192 --n-gpu-layers 0 "
+      .. "--parallel 2 --threads 4 --jinja -fa on --host 127.0.0.1 --port {port}", words(found.command))
+    assert.equal("a-b", found.model)
+  end)
+end)
+
+describe("an ollama provider", function()
+  it("is ollama serve, told by its environment where to listen; it knows no key", function()
+    local found = launch '"type": "ollama", "model": "qwen3:0.6b"'
+    assert.same({
+      command = { "ollama", "serve" },
+      env = { "OLLAMA_HOST=127.0.0.1:{port}", "OLLAMA_KEEP_ALIVE=-1", "OLLAMA_NOPRUNE=1" },
+      model = "qwen3:0.6b", health_path = "/", base_path = "/v1", wants_key = false,
+    }, found)
+  end)
+
+  it("has each of its keys as a variable, and a variable of one's own goes first", function()
+    local found = launch [["type": "ollama", "model": "m", "modelsPath": "~/models", "contextSize": 4096,
+      "executable": "/opt/ollama", "env": {"OLLAMA_KEEP_ALIVE": "5m"}]]
+    assert.equal("/opt/ollama serve", words(found.command))
+    assert.equal("OLLAMA_CONTEXT_LENGTH=4096 OLLAMA_HOST=127.0.0.1:{port} OLLAMA_KEEP_ALIVE=5m "
+      .. "OLLAMA_MODELS=/home/ann/models OLLAMA_NOPRUNE=1", words(found.env))
+  end)
+end)
+
+describe("presets", function()
+  it("are nothing for what deputy does not start", function()
+    assert.is_nil(presets.launch{ type = "echo" })
+    assert.is_nil(presets.launch{ type = "openai", url = "http://127.0.0.1:1/v1" })
+  end)
+
+  it("know a reserved flag however it is spelled, and take no other for one", function()
+    for argument, flag in pairs{
+      ["--host"] = "--host", ["--host=0.0.0.0"] = "--host", ["--hos"] = "--host", ["--api_key=x"] = "--api-key",
+    } do
+      assert.equal(flag, presets.reserved_flag("vllm-managed", argument))
+    end
+    for _, argument in ipairs{ "--hosts-file", "host", "-h", "--p", "0.0.0.0", "" } do
+      assert.is_nil(presets.reserved_flag("vllm-managed", argument))
+    end
+    assert.is_nil(presets.reserved_flag("llama-server", "-mm"))
+  end)
+end)
