@@ -1,6 +1,7 @@
 -- Runs `deputy serve` for a spec.
 --   local gateway = require "spec.support.gateway"
 --   local gw = gateway.start{ central = {...}, providers = {...}, ... }    a configuration; listens on a free port
+--       a second table: dir =, env =, ulimit = open files, as a soft limit
 --   gw.address ("127.0.0.1:PORT"), gw.pid, gw.dir, gw.config (path)
 --   gw:ask{ path =, json =, ... }    client.ask;  gw:chat(fields, headers)  POST /v1/chat/completions
 --   gw:log()            what it has written so far; gw:wait_log(pattern [, ms]) until that is in it
@@ -53,7 +54,8 @@ function gateway.start(config, options)
   self.config = write_config(self.dir, config)
   self.log_path = self.dir .. "/log"
   self.process = shell.start{
-    "sh", "-c", 'exec "$0" "$@" 2>>' .. self.log_path, DEPUTY, "serve", "-c", self.config, env = environment(self.dir,
+    "sh", "-c", (options.ulimit and "ulimit -Sn " .. options.ulimit .. "; " or "") ..
+    'exec "$0" "$@" 2>>' .. self.log_path, DEPUTY, "serve", "-c", self.config, env = environment(self.dir,
     options.env), cwd = self.dir,
   }
   self.pid = self.process.pid

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* ---- the configuration, as the gateway sees it ------------------------------------------------------------------- */
 
@@ -92,6 +93,16 @@ static int check_address(const struct options *options)
     return usage_error(options->command, "--listen: expected HOST:PORT or unix:PATH, got '%.100s'", address);
 }
 
+/* A caller takes two descriptors, and the usual soft limit is there for programs that call select(). */
+static void raise_file_limit(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 static int run(const struct options *options)
 {
     int status = check_address(options);
@@ -100,6 +111,7 @@ static int run(const struct options *options)
     struct config *config = load(options, stderr, stderr, &status);
     if (!config)
         return status;
+    raise_file_limit();
     struct gateway_host host = {
         .user = (void *)(uintptr_t)options,
         .load = load_again,
