@@ -24,12 +24,17 @@ extern "C" {
 /* complete, list_models and is_available may wait: call them off the loop's thread. */
 #define DEPUTY_PROVIDER_BLOCKS 0x1u
 
+/* complete may wait long before anything is sent (for a place, for a model that loads) and asks deputy_call_admit
+ * before the first byte: the timeouts of a leg (first byte, first token, idle) count from there, not from complete. The
+ * run's own deadline counts all the time. */
+#define DEPUTY_PROVIDER_WAITS 0x2u
+
 /* One question to one provider. Belongs to the engine. */
 typedef struct deputy_call deputy_call;
 
 typedef struct deputy_provider_vtable {
     uint32_t abi;  /* DEPUTY_PROVIDER_ABI */
-    uint32_t size; /* sizeof(deputy_provider_vtable) */
+    uint32_t size; /* sizeof(deputy_provider_vtable), of this or of an earlier release */
     uint32_t flags;
     /* Answers request. It carries no credential of the caller unless the provider is a run's primary; its strings live
      * until complete returns, its body until the call ends. Returning other than DEPUTY_OK fails the call. */
@@ -45,6 +50,17 @@ typedef struct deputy_provider_vtable {
     void (*resume)(void *self, deputy_call *call);
     /* The last reference is gone. NULL: nothing to free. */
     void (*destroy)(void *self);
+
+    /* ---- what a vtable may leave out by its size ---- */
+
+    /* The primary of an LLM that this provider may stand in for has failed; whether the provider will be asked, and
+     * whether the central would allow it, is not known. Only to take note: no run, no reply, nothing that waits.
+     * Engine's thread, maybe in the middle of an exchange; failure lives until it returns. NULL: it is not told. */
+    void (*primary_failed)(void *self, const deputy_failure *failure);
+    /* A call that deputy_call_admit answered with DEPUTY_ESTALE does not come again. A provider that has this keeps the
+     * call's data over DEPUTY_ESTALE, and with it the place that it waited for: each such call ends in complete, which
+     * finds the data, or in this. NULL: the data is forgotten. */
+    void (*withdrawn)(void *self, deputy_call *call);
 } deputy_provider_vtable;
 
 /* Makes a provider with one reference, the caller's. name: 1 to 128 bytes without control bytes, copied. vtable is
@@ -61,9 +77,8 @@ DEPUTY_API void deputy_provider_unref(deputy_provider *provider); /* NULL is all
 
 /* Asked right before the first byte of the request leaves. DEPUTY_OK: send. DEPUTY_ESTALE: the permit grew old while
  * the provider waited (for a queue, a model, a connection): send nothing, touch the call no more; the engine asks the
- * central again and, when it still allows, calls complete again. DEPUTY_ECANCELED: the call is over. A provider that
- * sends at once need not ask.
- * Engine's thread only. */
+ * central again and, when it still allows, calls complete again, otherwise withdrawn. DEPUTY_ECANCELED: the call is
+ * over. A provider that sends at once need not ask. Engine's thread only. */
 DEPUTY_API int deputy_call_admit(deputy_call *call);
 
 /* What the provider may keep for this call: one pointer, NULL at first. */

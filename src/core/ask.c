@@ -146,7 +146,7 @@ static void refuse(struct deputy_call *call, const char *why)
     deputy_failure failure;
     failure_set(&failure, DEPUTY_FAILURE_REFUSED, 0, "gate", "'%s' was not ready while its permit was fresh, and %s",
                 call->provider->name, why);
-    call->stale = false;
+    call_withdraw(call);
     call_fail(call, &failure);
 }
 

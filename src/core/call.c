@@ -121,7 +121,7 @@ static uint64_t left_us(const struct deputy_call *call, uint64_t now, uint64_t *
 {
     bool first = before_first(call);
     bool reader_is_slow = call->flowing && (call->paused || buffer_len(&call->held) > 0);
-    uint64_t since = first ? call->start_us : reader_is_slow ? now : call->last_us;
+    uint64_t since = call->waits || reader_is_slow ? now : first ? call->sent_us : call->last_us;
     *limit = (first ? first_ms(call) : call->engine->options.timeouts.idle_ms) * (uint64_t)1000;
     *code = !first ? "idle" : call->wants_stream ? "first_token" : "first_byte";
     uint64_t whole = call->limit_ms * (uint64_t)1000;
@@ -210,7 +210,8 @@ static int ask(struct deputy_call *call)
 void call_send(struct deputy_call *call, uint64_t now_us)
 {
     call->live = true;
-    call->start_us = call->last_us = now_us;
+    call->start_us = call->last_us = call->sent_us = now_us;
+    call->waits = (call->provider->vtable->flags & DEPUTY_PROVIDER_WAITS) != 0;
     call->engine->depth++;
     int code = ask(call);
     call->engine->depth--;
@@ -232,8 +233,25 @@ void call_send(struct deputy_call *call, uint64_t now_us)
 
 void call_send_again(struct deputy_call *call)
 {
+    uint64_t start_us = call->start_us;
     call->stale = false;
     call_send(call, loop_now_us());
+    call->start_us = start_us; /* what bounds the whole leg goes on */
+    call_rewatch(call);
+}
+
+void call_withdraw(struct deputy_call *call)
+{
+    const deputy_provider_vtable *v = call->provider->vtable;
+    if (!call->stale)
+        return;
+    call->stale = false;
+    if (PROVIDER_HAS(v, withdrawn)) {
+        call->engine->depth++;
+        v->withdrawn(call->provider->self, call);
+        call->engine->depth--;
+    }
+    call->data = NULL;
 }
 
 void call_accept(struct deputy_call *call)
@@ -281,18 +299,27 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure)
 
 /* ---- for providers ---------------------------------------------------------------------------------------------- */
 
+static int begin_to_send(struct deputy_call *call)
+{
+    if (call->waits)
+        call->sent_us = loop_now_us();
+    call->waits = false;
+    return DEPUTY_OK;
+}
+
 int deputy_call_admit(deputy_call *call)
 {
     const deputy_options *o = &call->engine->options;
     if (!call->live)
         return DEPUTY_ECANCELED;
     if (call->purpose != CALL_LOCAL || o->gate == DEPUTY_GATE_POLICY)
-        return DEPUTY_OK;
+        return begin_to_send(call);
     if (gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us()))
-        return DEPUTY_OK;
+        return begin_to_send(call);
     call->stale = true;
     call->live = false;
-    call->data = NULL;
+    if (!PROVIDER_HAS(call->provider->vtable, withdrawn))
+        call->data = NULL;
     call->owner->settled(call);
     return DEPUTY_ESTALE;
 }

@@ -49,6 +49,7 @@ struct deputy_call {
     bool flowing; /* accepted: bytes go to the owner */
     bool paused;  /* the provider waits for resume */
     bool stale;   /* its permit grew too old before the first byte */
+    bool waits;   /* the provider has not asked to send yet, and said that it may take its time */
     bool has_head, is_stream, wants_stream, whole, json, truncated;
     bool dropped;           /* a hedge gave it up: it has no word in the outcome */
     bool lingering;         /* all that matters has come; a clean end is awaited for a moment */
@@ -67,6 +68,7 @@ struct deputy_call {
     struct timer *timer;
     uint32_t limit_ms;          /* for the whole leg, until its reply is accepted; 0: none */
     uint64_t start_us, last_us; /* last_us: when something came */
+    uint64_t sent_us;           /* from when the first byte is waited for */
     struct worker *worker;      /* the provider blocks */
     size_t trace;
 };
@@ -80,6 +82,9 @@ void call_send(struct deputy_call *call, uint64_t now_us);
 
 /* Asks it again after a stale permit was renewed. */
 void call_send_again(struct deputy_call *call);
+
+/* A stale call is not sent again: the provider lets go of what it kept for it. */
+void call_withdraw(struct deputy_call *call);
 
 /* Lets the bytes flow: nothing is held back from now on; what is held is the owner's to take (call->held). */
 void call_accept(struct deputy_call *call);

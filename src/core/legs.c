@@ -14,9 +14,26 @@ static void end_trace(struct run *run, const struct deputy_call *call, uint64_t 
                  call->state == CALL_GOOD ? "ok" : deputy_failure_name(call->failure.kind), DEPUTY_UNREACHABLE, now_us);
 }
 
+/* Whoever may stand in can get ready while the central is asked. */
+static void tell_stand_ins(struct run *run, const struct deputy_call *call)
+{
+    deputy_provider *const *list;
+    size_t n = registry_candidates(run->engine->registry, run->llm, &list);
+    for (size_t i = 0; i < n; i++) {
+        const deputy_provider_vtable *v = list[i]->vtable;
+        if (!PROVIDER_HAS(v, primary_failed))
+            continue;
+        run->engine->depth++;
+        v->primary_failed(list[i]->self, &call->failure);
+        run->engine->depth--;
+    }
+}
+
 static void on_settled(struct deputy_call *call)
 {
     struct run *run = call->user;
+    if (call->purpose == CALL_PRIMARY && call->state == CALL_BAD)
+        tell_stand_ins(run, call);
     if (!call->stale && call != run->sending)
         end_trace(run, call, loop_now_us());
     run_wake(run);

@@ -19,11 +19,11 @@ int deputy_provider_new(const char *name, const deputy_provider_vtable *vtable, 
             "provider '%s' was built for provider ABI %u, this engine has ABI %u: build it again with this "
             "engine's deputy/provider.h",
             name, vtable ? vtable->abi : 0, DEPUTY_PROVIDER_ABI);
-    if (vtable->size < sizeof(*vtable))
+    if (vtable->size < PROVIDER_SIZE_MIN)
         return error_set(error, DEPUTY_EABI,
                          "provider '%s' has a vtable of %u bytes, expected at least %zu: set its size to "
                          "sizeof(deputy_provider_vtable)",
-                         name, vtable->size, sizeof(*vtable));
+                         name, vtable->size, PROVIDER_SIZE_MIN);
     if (!vtable->complete)
         return error_set(error, DEPUTY_EINVAL, "provider '%s' has no complete function", name);
     size_t len = strlen(name) + 1;

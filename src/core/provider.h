@@ -5,6 +5,14 @@
 #include "deputy/provider.h"
 
 #include <stdatomic.h>
+#include <stddef.h>
+
+/* The vtable as it was first: no provider has less. */
+#define PROVIDER_SIZE_MIN offsetof(deputy_provider_vtable, primary_failed)
+
+/* Whether a vtable reaches as far as this member, which came later, and has it. */
+#define PROVIDER_HAS(vtable, member)                                                                                   \
+    ((vtable)->size >= offsetof(deputy_provider_vtable, member) + sizeof((vtable)->member) && (vtable)->member)
 
 struct deputy_provider {
     atomic_uint refs; /* engines of several threads may share a provider */

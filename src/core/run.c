@@ -57,7 +57,7 @@ static void stop_legs(struct run *run, const struct deputy_call *but)
         bool open = call->live || call->stale;
         if (call == but)
             continue;
-        call->stale = false;
+        call_withdraw(call);
         if (open && call->state == CALL_OPEN)
             trace_end(run, call->trace, call->status, "cancelled", DEPUTY_UNREACHABLE);
         call_stop(call);
@@ -73,7 +73,7 @@ void run_drop_open(struct run *run, const struct deputy_call *but)
     LL_FOREACH (run->calls, call) {
         if (call == but || (call->state != CALL_OPEN && !call->live))
             continue;
-        call->stale = false;
+        call_withdraw(call);
         call->dropped = true;
         call_fail(call, &failure);
     }

@@ -9,8 +9,17 @@
 struct upstream {
     struct deputy_call *call; /* NULL once the call is over for us */
     struct http_transfer *transfer;
+    upstream_over_fn over;
+    void *user;
     bool has_head;
 };
+
+/* The exchange goes on until libcurl can be told; nobody hears of it any more. */
+static void let_go(struct upstream *up)
+{
+    up->call = NULL;
+    up->over(up->user, NULL);
+}
 
 static bool before_send(void *user)
 {
@@ -19,24 +28,25 @@ static bool before_send(void *user)
         return false;
     if (deputy_call_admit(up->call) == DEPUTY_OK)
         return true;
-    up->call = NULL;
+    let_go(up);
     return false;
 }
 
 static void on_head(void *user, int status, const deputy_header *headers, size_t n_headers)
 {
     struct upstream *up = user;
-    if (!up->call)
+    struct deputy_call *call = up->call;
+    if (!call)
         return;
     up->has_head = true;
-    int code = deputy_reply_head(up->call, status, headers, n_headers);
+    int code = deputy_reply_head(call, status, headers, n_headers);
     if (code == DEPUTY_OK)
         return;
     deputy_failure failure;
     failure_set(&failure, DEPUTY_FAILURE_ERROR, 0, "memory", "the head of the reply could not be kept: %s",
                 deputy_strerror(code));
-    deputy_reply_fail(up->call, &failure);
-    up->call = NULL;
+    let_go(up);
+    deputy_reply_fail(call, &failure);
 }
 
 static int on_bytes(void *user, const void *bytes, size_t len)
@@ -45,10 +55,8 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     if (!up->call)
         return DEPUTY_ECANCELED;
     int code = deputy_reply_bytes(up->call, bytes, len);
-    if (code != DEPUTY_OK && code != DEPUTY_PAUSE) {
-        deputy_call_set_data(up->call, NULL); /* a cancel that follows must not find what on_end frees */
-        up->call = NULL;
-    }
+    if (code != DEPUTY_OK && code != DEPUTY_PAUSE && up->call)
+        let_go(up);
     return code;
 }
 
@@ -79,9 +87,8 @@ static void on_end(void *user, const struct http_result *result)
 {
     struct upstream *up = user;
     struct deputy_call *call = up->call;
-    if (call) {
+    if (call && !up->over(up->user, result)) {
         deputy_failure failure;
-        deputy_call_set_data(call, NULL);
         if (result->end == HTTP_COMPLETE) {
             deputy_reply_end(call);
         } else {
@@ -92,13 +99,16 @@ static void on_end(void *user, const struct http_result *result)
     free(up);
 }
 
-int upstream_send(struct deputy_call *call, const struct upstream_request *request, deputy_error *error)
+int upstream_start(struct deputy_call *call, const struct upstream_request *request, upstream_over_fn over, void *user,
+                   struct upstream **out, deputy_error *error)
 {
     const deputy_options *o = &call->engine->options;
     struct upstream *up = calloc(1, sizeof(*up));
     if (!up)
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a request to %s", call->provider->name);
     up->call = call;
+    up->over = over;
+    up->user = user;
     struct http_request http = {
         .method = request->method,
         .url = request->url,
@@ -116,29 +126,55 @@ int upstream_send(struct deputy_call *call, const struct upstream_request *reque
         .on_end = on_end,
     };
     int code = http_start(call->engine->loop, &http, &up->transfer, error);
-    if (code != DEPUTY_OK) {
+    if (code == DEPUTY_OK)
+        *out = up;
+    else
         free(up);
-        return code;
-    }
-    deputy_call_set_data(call, up);
-    return DEPUTY_OK;
+    return code;
 }
 
-void upstream_cancel(void *self, struct deputy_call *call)
+void upstream_stop(struct upstream *up)
 {
-    struct upstream *up = deputy_call_data(call);
-    (void)self;
-    if (!up)
-        return;
     up->call = NULL;
     http_cancel(up->transfer);
     free(up);
 }
 
+void upstream_go_on(struct upstream *up)
+{
+    http_resume(up->transfer);
+}
+
+/* ---- for a provider that is nothing but this ----------------------------------------------------------------------
+ */
+
+/* A cancel that follows must not find what is about to be freed. */
+static bool forget(void *user, const struct http_result *result)
+{
+    (void)result;
+    deputy_call_set_data(user, NULL);
+    return false;
+}
+
+int upstream_send(struct deputy_call *call, const struct upstream_request *request, deputy_error *error)
+{
+    struct upstream *up;
+    int code = upstream_start(call, request, forget, call, &up, error);
+    if (code == DEPUTY_OK)
+        deputy_call_set_data(call, up);
+    return code;
+}
+
+void upstream_cancel(void *self, struct deputy_call *call)
+{
+    (void)self;
+    if (deputy_call_data(call))
+        upstream_stop(deputy_call_data(call));
+}
+
 void upstream_resume(void *self, struct deputy_call *call)
 {
-    struct upstream *up = deputy_call_data(call);
     (void)self;
-    if (up)
-        http_resume(up->transfer);
+    if (deputy_call_data(call))
+        upstream_go_on(deputy_call_data(call));
 }

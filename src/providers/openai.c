@@ -1,15 +1,11 @@
 #include "deputy/provider.h"
 
-#include "base/buffer.h"
 #include "base/error.h"
-#include "core/upstream.h"
-#include "net/json_span.h"
+#include "core/openai_http.h"
 #include "net/url.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { MODEL_MAX = 256, MODELS_MAX = 10000, LIST_MAX = 1 << 20 };
 
 struct openai {
     char *url;
@@ -18,250 +14,31 @@ struct openai {
     char *ca_file;
 };
 
-static void refuse(deputy_call *call, const char *code, const char *message)
-{
-    deputy_failure failure;
-    failure_set(&failure, DEPUTY_FAILURE_REFUSED, 0, code, "%s", message);
-    deputy_reply_fail(call, &failure);
-}
-
-/* ---- complete --------------------------------------------------------------------------------------------------- */
-
-/* Cuts the body around its model's name. False when there is not exactly one; then error says why. */
-static bool replace_model(const struct openai *self, const deputy_request *request, struct http_span body[3],
-                          deputy_error *error)
-{
-    const char *text = request->body;
-    struct json_member model = {.name = "model"};
-    int code = json_span_find(text, request->body_len, &model, 1, NULL);
-    if (code == DEPUTY_OK && model.count == 1 && model.kind == JSON_STRING) {
-        body[0] = (struct http_span){text, model.start};
-        body[1] = (struct http_span){self->model, strlen(self->model)};
-        body[2] = (struct http_span){text + model.end, request->body_len - model.end};
-        return true;
-    }
-    if (code == DEPUTY_EINVAL)
-        error_set(error, code, "expected the request's body to be a JSON object: the model's name cannot be replaced");
-    else if (code != DEPUTY_OK)
-        error_set(error, code, "the request's body cannot be read: %s", deputy_strerror(code));
-    else if (model.count > 1)
-        error_set(error, DEPUTY_EINVAL, "the request's body has %u members named \"model\", expected one", model.count);
-    else
-        error_set(error, DEPUTY_EINVAL, "expected a string \"model\" in the request's body, %s",
-                  model.count ? "got another type" : "there is none");
-    return false;
-}
-
-static int send_request(const struct openai *self, deputy_call *call, const deputy_request *request,
-                        struct upstream_request *up, deputy_error *error)
-{
-    char *url = NULL;
-    int code = url_expand(self->url, "/{endpoint}", NULL, request->endpoint, &url, error);
-    up->url = url;
-    if (code == DEPUTY_OK)
-        code = upstream_send(call, up, error);
-    free(url);
-    return code;
-}
-
 static int complete(void *user, deputy_call *call, const deputy_request *request)
 {
     const struct openai *self = user;
     deputy_error error = {0};
-    struct upstream_request up = {
-        .method = "POST",
-        .bearer = self->api_key,
-        .ca_file = self->ca_file,
-        .headers = request->headers,
-        .n_headers = request->n_headers,
-        .body = {{request->body, request->body_len}},
-    };
-    if (self->model && !replace_model(self, request, up.body, &error))
-        refuse(call, "request", error.message);
-    else if (send_request(self, call, request, &up, &error) != DEPUTY_OK)
-        refuse(call, "request", error.message);
-    return DEPUTY_OK;
-}
-
-/* ---- list_models, is_available ---------------------------------------------------------------------------------- */
-
-struct query {
-    deputy_call *call;
-    struct http_transfer *transfer;
-    bool models, too_large;
-    struct buffer body;
-};
-
-static int on_bytes(void *user, const void *bytes, size_t len)
-{
-    struct query *q = user;
-    if (!q->models)
-        return DEPUTY_ECANCELED; /* the status has said it all */
-    int code = buffer_append(&q->body, bytes, len);
-    q->too_large = code == DEPUTY_ELIMIT;
-    return code;
-}
-
-/* Where the ids are gathered, each with its NUL, before the first of them is handed on. */
-struct gather {
-    const char *text;
-    struct buffer ids;
-    size_t n;
-    int code;
-};
-
-static void gather_model(void *user, enum json_kind kind, size_t start, size_t end)
-{
-    struct gather *g = user;
-    char id[MODEL_MAX + 1];
-    struct json_member member = {.name = "id"};
-    if (g->code != DEPUTY_OK)
-        return;
-    if (kind != JSON_OBJECT || json_span_find(g->text + start, end - start, &member, 1, NULL) != DEPUTY_OK ||
-        member.kind != JSON_STRING) {
-        g->code = DEPUTY_EINVAL;
-        return;
-    }
-    if (++g->n > MODELS_MAX) {
-        g->code = DEPUTY_ELIMIT;
-        return;
-    }
-    long len = json_span_string(g->text + start, member.start, member.end, id, sizeof(id));
-    g->code = len < 0 ? DEPUTY_ELIMIT : buffer_append(&g->ids, id, (size_t)len + 1);
-}
-
-static int read_models(const char *text, size_t len, struct gather *gather)
-{
-    struct json_member data = {.name = "data"};
-    int code = json_span_find(text, len, &data, 1, NULL);
-    if (code != DEPUTY_OK)
-        return code;
-    if (data.kind != JSON_ARRAY)
-        return DEPUTY_EINVAL;
-    gather->text = text + data.start;
-    code = json_span_each(gather->text, data.end - data.start, gather_model, gather);
-    return code == DEPUTY_OK ? gather->code : code;
-}
-
-static void hand_on(deputy_call *call, const struct buffer *ids)
-{
-    const char *id = buffer_bytes(ids), *end = id + buffer_len(ids);
-    for (; id < end; id += strlen(id) + 1)
-        if (deputy_reply_model(call, id) != DEPUTY_OK)
-            return;
-    deputy_reply_end(call);
-}
-
-static void answer_models(struct query *q, const char *name)
-{
-    struct gather gather = {0};
-    deputy_failure failure;
-    buffer_init(&gather.ids, LIST_MAX);
-    int code = read_models(buffer_bytes(&q->body), buffer_len(&q->body), &gather);
-    if (code == DEPUTY_OK) {
-        hand_on(q->call, &gather.ids);
-    } else {
-        if (code == DEPUTY_ELIMIT)
-            failure_set(&failure, DEPUTY_FAILURE_LIMIT, 0, "models",
-                        "%s: its list of models is over a limit (%d models, %d bytes for an id)", name, MODELS_MAX,
-                        MODEL_MAX);
-        else
-            failure_set(&failure, DEPUTY_FAILURE_MALFORMED, 0, "models",
-                        "%s: expected {\"data\":[{\"id\":\"...\"}]} as its list of models, got something else", name);
-        deputy_reply_fail(q->call, &failure);
-    }
-    buffer_free(&gather.ids);
-}
-
-static void on_end(void *user, const struct http_result *result)
-{
-    struct query *q = user;
-    const char *name = deputy_provider_name(q->call->provider);
-    bool good = result->status >= 200 && result->status <= 299;
-    /* a server that answers is there, whatever becomes of the body nobody reads */
-    bool answered = result->end == HTTP_COMPLETE || (result->status && result->end == HTTP_STOPPED);
-    deputy_failure failure;
-    deputy_call_set_data(q->call, NULL);
-    if (q->too_large) {
-        failure_set(&failure, DEPUTY_FAILURE_LIMIT, 0, "too_large", "%s: its list of models is over %d bytes", name,
-                    LIST_MAX);
-        deputy_reply_fail(q->call, &failure);
-    } else if (!answered || (q->models && result->end != HTTP_COMPLETE)) {
-        upstream_failure(&failure, result, name);
-        deputy_reply_fail(q->call, &failure);
-    } else if (!good) {
-        failure_set(&failure, DEPUTY_FAILURE_STATUS, result->status, "models",
-                    "%s: asked for its models, it answered with status %d", name, result->status);
-        deputy_reply_fail(q->call, &failure);
-    } else if (q->models) {
-        answer_models(q, name);
-    } else {
-        deputy_reply_end(q->call);
-    }
-    buffer_free(&q->body);
-    free(q);
-}
-
-static int ask(const struct openai *self, deputy_call *call, bool models)
-{
-    const deputy_options *o = &call->engine->options;
-    deputy_error error = {0};
-    char *url = NULL;
-    struct query *q = calloc(1, sizeof(*q));
-    if (!q)
-        return DEPUTY_ENOMEM;
-    q->call = call;
-    q->models = models;
-    buffer_init(&q->body, LIST_MAX);
-    int code = url_expand(self->url, "/models", NULL, NULL, &url, &error);
-    if (code == DEPUTY_OK) {
-        struct http_request http = {
-            .method = "GET",
-            .url = url,
-            .bearer = self->api_key,
-            .ca_file = self->ca_file,
-            .connect_ms = o->timeouts.connect_ms,
-            .max_header_bytes = o->limits.max_header_bytes,
-            .user = q,
-            .on_bytes = on_bytes,
-            .on_end = on_end,
-        };
-        code = http_start(call->engine->loop, &http, &q->transfer, &error);
-    }
+    struct upstream_request up = {.bearer = self->api_key, .ca_file = self->ca_file};
+    char *url;
+    if (openai_request(self->url, self->model, request, &up, &url, &error) != DEPUTY_OK ||
+        upstream_send(call, &up, &error) != DEPUTY_OK)
+        openai_refuse(call, "request", error.message);
     free(url);
-    if (code == DEPUTY_OK) {
-        deputy_call_set_data(call, q);
-    } else {
-        free(q);
-        refuse(call, "request", error.message);
-    }
     return DEPUTY_OK;
 }
 
-static int list_models(void *self, deputy_call *call)
+static int query(void *user, deputy_call *call)
 {
-    return ask(self, call, true);
+    const struct openai *self = user;
+    return openai_query(call, self->url, self->api_key, self->ca_file);
 }
-
-static int is_available(void *self, deputy_call *call)
-{
-    return ask(self, call, false);
-}
-
-/* ---- life ------------------------------------------------------------------------------------------------------- */
 
 static void cancel(void *self, deputy_call *call)
 {
-    struct query *q = deputy_call_data(call);
-    if (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL) {
+    if (call->purpose == CALL_PRIMARY || call->purpose == CALL_LOCAL)
         upstream_cancel(self, call);
-        return;
-    }
-    if (!q)
-        return;
-    http_cancel(q->transfer);
-    buffer_free(&q->body);
-    free(q);
+    else
+        openai_query_cancel(call);
 }
 
 static void destroy(void *user)
@@ -278,8 +55,8 @@ static const deputy_provider_vtable vtable = {
     .abi = DEPUTY_PROVIDER_ABI,
     .size = sizeof(vtable),
     .complete = complete,
-    .list_models = list_models,
-    .is_available = is_available,
+    .list_models = query,
+    .is_available = query,
     .cancel = cancel,
     .resume = upstream_resume,
     .destroy = destroy,
@@ -295,27 +72,16 @@ static int check(const deputy_openai_options *options, deputy_error *error)
     int code = url_base_check("url of an openai provider", options->url, error);
     if (code == DEPUTY_OK && options->api_key)
         code = url_token_check(options->api_key, error);
-    if (code == DEPUTY_OK && options->model && (!options->model[0] || strlen(options->model) > MODEL_MAX))
+    if (code == DEPUTY_OK && options->model && (!options->model[0] || strlen(options->model) > OPENAI_MODEL_MAX))
         code = error_set(error, DEPUTY_EINVAL, "model of an openai provider: expected 1 to %d bytes, got %zu",
-                         MODEL_MAX, strlen(options->model));
+                         OPENAI_MODEL_MAX, strlen(options->model));
     return code;
-}
-
-static char *quote(const char *text)
-{
-    size_t size = strlen(text) * 6 + 3;
-    char *quoted = malloc(size);
-    if (quoted && json_quote(text, quoted, size) < 0) {
-        free(quoted);
-        return NULL;
-    }
-    return quoted;
 }
 
 static bool copy(const deputy_openai_options *options, struct openai *self)
 {
     self->url = strdup(options->url);
-    self->model = options->model ? quote(options->model) : NULL;
+    self->model = options->model ? openai_quote(options->model) : NULL;
     self->api_key = options->api_key ? strdup(options->api_key) : NULL;
     self->ca_file = options->ca_file ? strdup(options->ca_file) : NULL;
     return self->url && !self->model == !options->model && !self->api_key == !options->api_key &&
