@@ -155,8 +155,8 @@ help:
 	@echo 'make coverage   line and branch coverage, with its floors'
 	@echo 'make fuzz       every fuzzer for FUZZ_SECONDS ($(FUZZ_SECONDS))'
 	@echo 'make bench      the figures'
-	@echo 'make soak       every allocation fails once; runs without end for SOAK_SECONDS ($(SOAK_SECONDS)), watching'
-	@echo '                memory and descriptors'
+	@echo 'make soak       every allocation fails once; runs without end for SOAK_SECONDS ($(SOAK_SECONDS)), deputy serve for'
+	@echo '                SERVE_SOAK_SECONDS ($(SERVE_SOAK_SECONDS)), watching memory and descriptors; crowds of callers'
 	@echo 'make docs       the reference as one page, in $(BUILD)/docs/'
 	@echo 'make clean      removes $(BUILD)/'
 
@@ -293,11 +293,14 @@ bench: deps
 benches: $(BENCHES)
 
 SOAK_SECONDS ?= 60
+SERVE_SOAK_SECONDS ?= 600
 SOAK_POLICIES ?= 10000000
 soak: deps
 	$(AGAIN) -s -j$(JOBS) tests
 	@OOM_STRIDE=1 $(BUILD)/spec/c/oom_test
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
+	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SERVE_SOAK_SECONDS) lua5.4 spec/soak_serve.lua
+	@CROWD_FULL=1 DEPUTY_BUILD=$(BUILD) busted --lua=lua5.4 spec/crowd_spec.lua
 	@FAULT_STRIDE=1 BUILD=$(BUILD) spec/run spec/fault_spec.lua
 	@DEPUTY_BUILD=$(BUILD) POLICIES=$(SOAK_POLICIES) lua5.4 spec/fuzz/random_policies.lua
 
