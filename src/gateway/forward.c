@@ -80,9 +80,7 @@ static void explain(struct relay *relay, const deputy_outcome *o, const deputy_f
                     struct problem *problem)
 {
     bool local = relay->head_sent && o->failover;
-    problem_from_failure(problem, failure, local);
-    if (relay->head_sent && failure->kind == DEPUTY_FAILURE_CUT)
-        problem->code = local ? "local_cut" : "primary_cut";
+    problem_from_failure(problem, failure, local ? CULPRIT_LOCAL : CULPRIT_PRIMARY, relay->head_sent);
     if (!relay->head_sent && o->result == DEPUTY_RESULT_CANCELLED)
         problem_set(problem, 503, "shutting_down", "the gateway is shutting down: ask again");
 }

@@ -1,8 +1,8 @@
 #include "gateway/gateway.h"
 
-#include "gateway/notify.h"
 #include "gateway/worker.h"
 #include "relay/address.h"
+#include "relay/notify.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-enum { TICK_MS = 10, CUT_MS = 50, REPORT_MS = 1000 };
+enum { REPORT_MS = 1000 };
 
 /* ---- setups -------------------------------------------------------------------------------------------------------
  */
@@ -186,25 +186,16 @@ static bool may_go(const struct worker *w)
 static void on_tick(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
-    bool idle = http1_stats(w->server)->connections == 0 && w->relays.n == 0;
-    bool late = uv_now(&w->loop) >= w->deadline || atomic_load(&w->gateway->hurry);
-    if (idle && may_go(w)) {
+    bool hurry = atomic_load(&w->gateway->hurry);
+    if (drain_is_over(&w->drain, w->server, &w->relays, uv_now(&w->loop), hurry) && may_go(w))
         close_server(w);
-    } else if (w->state == WORKER_DRAINING && late) {
-        w->state = WORKER_CUTTING; /* streams still get the event that says so */
-        w->deadline = uv_now(&w->loop) + CUT_MS;
-        relays_cancel(&w->relays);
-    } else if (w->state == WORKER_CUTTING && uv_now(&w->loop) >= w->deadline && may_go(w)) {
-        close_server(w);
-    }
 }
 
 static void start_drain(struct worker *w)
 {
     w->state = WORKER_DRAINING;
-    w->deadline = uv_now(&w->loop) + w->current->setup->settings.drain_ms;
-    http1_drain(w->server);
-    uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
+    drain_begin(&w->drain, w->server, uv_now(&w->loop), w->current->setup->settings.drain_ms);
+    uv_timer_start(&w->tick, on_tick, DRAIN_TICK_MS, DRAIN_TICK_MS);
 }
 
 static void take_setup(struct worker *w)

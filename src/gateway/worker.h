@@ -8,8 +8,8 @@
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
 #include "http1/server.h"
+#include "relay/drain.h"
 #include "relay/log.h"
-#include "relay/relay.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -52,7 +52,7 @@ struct station {
     size_t runs;
 };
 
-enum worker_state { WORKER_SERVING, WORKER_DRAINING, WORKER_CUTTING, WORKER_CLOSING, WORKER_CLOSED };
+enum worker_state { WORKER_SERVING, WORKER_DRAINING, WORKER_CLOSING, WORKER_CLOSED };
 
 struct worker {
     struct gateway *gateway;
@@ -70,7 +70,7 @@ struct worker {
     unsigned n_stations;
     struct log log;
     enum worker_state state;
-    uint64_t deadline; /* of the drain, in ms of the loop */
+    struct drain drain;
     char problem[512]; /* why it could not start */
 };
 

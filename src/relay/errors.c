@@ -18,29 +18,39 @@ bool problem_set(struct problem *problem, int status, const char *code, const ch
     return false;
 }
 
-static void set_failure(struct problem *problem, int status, const char *code, const deputy_failure *failure)
-{
-    problem_set(problem, status, code, "%s", failure->message[0] ? failure->message : "the model could not be reached");
-}
+enum { UNREACHABLE, TIMEOUT, MALFORMED, TOO_LARGE, CUT, N_CODES };
 
-void problem_from_failure(struct problem *problem, const deputy_failure *failure, bool local)
+void problem_from_failure(struct problem *problem, const deputy_failure *failure, enum culprit culprit, bool begun)
 {
+    static const char *const codes[][N_CODES] = {
+        [CULPRIT_PRIMARY] = {"primary_unreachable", "primary_timeout", "primary_malformed", "primary_too_large",
+                             "primary_cut"},
+        [CULPRIT_LOCAL] = {"local_unreachable", "local_timeout", "local_malformed", "local_too_large", "local_cut"},
+        [CULPRIT_UPSTREAM] = {"upstream_unreachable", "upstream_timeout", "upstream_malformed", "upstream_too_large",
+                              "upstream_cut"},
+    };
+    const char *code = codes[culprit][UNREACHABLE];
+    int status = 502;
     switch (failure->kind) {
     case DEPUTY_FAILURE_TIMEOUT:
     case DEPUTY_FAILURE_DEADLINE:
-        set_failure(problem, 504, local ? "local_timeout" : "primary_timeout", failure);
-        return;
+        status = 504;
+        code = codes[culprit][TIMEOUT];
+        break;
+    case DEPUTY_FAILURE_CUT:
+        code = codes[culprit][begun ? CUT : MALFORMED];
+        break;
     case DEPUTY_FAILURE_MALFORMED:
     case DEPUTY_FAILURE_IN_BAND:
-    case DEPUTY_FAILURE_CUT:
-        set_failure(problem, 502, local ? "local_malformed" : "primary_malformed", failure);
-        return;
+        code = codes[culprit][MALFORMED];
+        break;
     case DEPUTY_FAILURE_LIMIT:
-        set_failure(problem, 502, local ? "local_too_large" : "primary_too_large", failure);
-        return;
+        code = codes[culprit][TOO_LARGE];
+        break;
     case DEPUTY_FAILURE_CANCELLED:
-        set_failure(problem, 503, "shutting_down", failure);
-        return;
+        status = 503;
+        code = "shutting_down";
+        break;
     case DEPUTY_FAILURE_NONE:
     case DEPUTY_FAILURE_ERROR:
     case DEPUTY_FAILURE_STATUS:
@@ -50,7 +60,7 @@ void problem_from_failure(struct problem *problem, const deputy_failure *failure
     case DEPUTY_FAILURE_REFUSED:
         break;
     }
-    set_failure(problem, 502, local ? "local_unreachable" : "primary_unreachable", failure);
+    problem_set(problem, status, code, "%s", failure->message[0] ? failure->message : "the model could not be reached");
 }
 
 /* The types that the libraries of OpenAI and Anthropic know. */

@@ -22,8 +22,11 @@ struct problem {
 bool problem_set(struct problem *problem, int status, const char *code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The one table for failures without a status of their own. local: it was a local provider's, not the primary's. */
-void problem_from_failure(struct problem *problem, const deputy_failure *failure, bool local);
+/* Whose failure it was. */
+enum culprit { CULPRIT_PRIMARY, CULPRIT_LOCAL, CULPRIT_UPSTREAM };
+
+/* The one table for failures without a status of their own. begun: the caller has the head of a reply. */
+void problem_from_failure(struct problem *problem, const deputy_failure *failure, enum culprit culprit, bool begun);
 
 /* The reply, with these headers too. The exchange is gone. */
 void problem_reply(struct http1_exchange *exchange, enum dialect dialect, const struct problem *problem,

@@ -8,7 +8,7 @@
 
 enum { SLICE = 65536, REPLY_HEADERS = 160, MAX_EVENT = 4096 };
 
-static uint64_t clock_us(void)
+uint64_t relay_clock_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -77,7 +77,7 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     if (!r->exchange)
         return DEPUTY_ECANCELED;
     if (r->first_us == 0)
-        r->first_us = clock_us() - r->start_us;
+        r->first_us = relay_clock_us() - r->start_us;
     if (r->kept)
         return r->relays->host->keep(r, bytes, len);
     return r->head_sent ? pass_on(r, bytes, len) : DEPUTY_ECANCELED;
@@ -157,7 +157,7 @@ void relay_begin(struct relay *r, struct relays *relays, deputy_engine *engine, 
     r->engine = engine;
     r->exchange = exchange;
     r->dialect = dialect;
-    r->start_us = clock_us();
+    r->start_us = relay_clock_us();
     relays->n++;
     DL_APPEND(relays->all, r);
 }

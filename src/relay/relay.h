@@ -62,6 +62,8 @@ struct relay {
     char traceparent[TRACEPARENT_SIZE];
 };
 
+uint64_t relay_clock_us(void); /* CLOCK_MONOTONIC */
+
 /* relay is zeroed. The engine must live until release. */
 void relay_begin(struct relay *relay, struct relays *relays, deputy_engine *engine, struct http1_exchange *exchange,
                  enum dialect dialect);

@@ -1,4 +1,4 @@
-#include "gateway/notify.h"
+#include "relay/notify.h"
 
 #include <stddef.h>
 #include <stdio.h>
