@@ -1467,6 +1467,7 @@ static void what_does_not_fit_is_refused(void **state)
     assert_null(provider);
     v = actor_vtable;
     v.size = offsetof(deputy_provider_vtable, primary_failed); /* as the first release had it */
+    v.destroy = NULL;
     assert_int_equal(deputy_provider_new("p", &v, NULL, &provider, &error), DEPUTY_OK);
     deputy_provider_unref(provider);
     v.size--;
