@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, MAX_DEPTH = 6, N_OPTIONS = 10 };
+enum { MAX_WORD = 32, MAX_TIMEOUT_MS = 86400000, MAX_DEPTH = 6, N_OPTIONS = 13 };
 
 static const struct {
     unsigned bit; /* 0: every command has it */
@@ -21,6 +21,9 @@ static const struct {
     {OPTION_SYSTEM, 0, "system", "TEXT", "a system message before the prompt"},
     {OPTION_TIMEOUT, 0, "timeout-ms", "N", "give up after N milliseconds"},
     {OPTION_DEPTH, 0, "depth", "N", "how many requests in a row to look at (default: 3)"},
+    {OPTION_COMMANDS, 0, "commands", NULL, "print what would be started, and start nothing"},
+    {OPTION_PORTS, 0, "ports", "N,N", "where to look, instead of the usual ports"},
+    {OPTION_FOR, 0, "for", "LLM", "the LLM that what is found shall stand in for"},
     {OPTION_JSON, 0, "json", NULL, "print one JSON value"},
     {OPTION_MARKDOWN, 0, "markdown", NULL, "print Markdown"},
     {OPTION_VERBOSE, 'v', "verbose", NULL, "say more on stderr"},
@@ -164,6 +167,15 @@ static int take(const struct command *command, size_t i, struct options *options
         return -1;
     case OPTION_LISTEN:
         options->listen = optarg;
+        return -1;
+    case OPTION_COMMANDS:
+        options->commands = true;
+        return -1;
+    case OPTION_PORTS:
+        options->ports = optarg;
+        return -1;
+    case OPTION_FOR:
+        options->llm = optarg;
         return -1;
     case OPTION_TIMEOUT:
         return read_number(command, "timeout-ms", optarg, MAX_TIMEOUT_MS, &options->timeout_ms);

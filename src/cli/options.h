@@ -19,6 +19,9 @@ enum option_bit {
     OPTION_DEPTH = 1 << 6,
     OPTION_MARKDOWN = 1 << 7,
     OPTION_LISTEN = 1 << 8,
+    OPTION_COMMANDS = 1 << 9,
+    OPTION_PORTS = 1 << 10,
+    OPTION_FOR = 1 << 11,
 };
 
 struct command;
@@ -28,9 +31,11 @@ struct options {
     const char *config;  /* -c FILE, or NULL */
     const char *system;  /* --system TEXT, or NULL */
     const char *listen;  /* --listen ADDRESS, or NULL */
+    const char *ports;   /* --ports N,N, or NULL */
+    const char *llm;     /* --for LLM, or NULL */
     uint32_t timeout_ms; /* 0: not given */
     unsigned depth;      /* 0: not given */
-    bool json, markdown, stream, verbose;
+    bool json, markdown, stream, verbose, commands;
     char **operands; /* as many as the command has */
     int n_operands;
 };
@@ -45,10 +50,12 @@ struct command {
     const char *exits;          /* lines of its exit codes */
     const char *example;
     int (*run)(const struct options *options); /* its exit code */
+    int (*main)(int argc, char **argv); /* instead of all from operands on: reads its arguments by itself. argv[0] is
+                                           the name */
 };
 
-extern const struct command ask_command, check_command, probe_command, providers_command, serve_command, verify_command,
-    version_command;
+extern const struct command ask_command, check_command, contract_command, probe_command, providers_command,
+    serve_command, verify_command, version_command;
 
 /* Reads what follows the subcommand's name (argv[0]). Returns -1 to go on; else the exit code, everything being said:
  * help on stdout, a mistake on stderr. */

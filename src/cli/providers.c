@@ -1,3 +1,4 @@
+#include "discover.h"
 #include "host.h"
 #include "json_out.h"
 #include "text.h"
@@ -174,7 +175,7 @@ static int show(struct host *host)
     return ok ? STATUS_OK : complain(host->options->command, "out of memory");
 }
 
-static int run(const struct options *options)
+static int list(const struct options *options)
 {
     struct host host;
     int status = host_open(options, &host);
@@ -184,13 +185,30 @@ static int run(const struct options *options)
     return status;
 }
 
+static int run(const struct options *options)
+{
+    const char *verb = options->n_operands > 0 ? options->operands[0] : "";
+    if ((options->ports || options->llm) && strcmp(verb, "discover") != 0)
+        return usage_error(options->command, "--ports and --for go with 'discover'");
+    if (strcmp(verb, "discover") == 0)
+        return discover_run(options);
+    if (verb[0])
+        return usage_error(options->command, "unknown operand '%.64s': expected discover", verb);
+    return list(options);
+}
+
 const struct command providers_command = {
     .name = "providers",
     .summary = "list the local providers and whether they are available",
-    .operands = "",
-    .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE,
+    .operands = "[discover]",
+    .n_operands = 1,
+    .n_optional = 1,
+    .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE | OPTION_PORTS | OPTION_FOR,
     .about = "Lists the configured providers in their order: type, the LLMs that each may stand in for, whether it is\n"
-             "available now (each is given 2 seconds), and the models that it names. -v says why one is not.\n",
+             "available now (each is given 2 seconds), and the models that it names. -v says why one is not.\n"
+             "\n"
+             "'discover' looks on this machine for model servers that already run, says on stderr what each is, and\n"
+             "prints configuration for them. It needs no configuration itself.\n",
     .exits = "  0  listed, whether available or not\n  1  the configuration is not usable\n  2  wrong arguments\n",
     .example = "deputy providers --json",
     .run = run,
