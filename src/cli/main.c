@@ -7,7 +7,8 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &serve_command, &ask_command, &probe_command, &check_command, &providers_command, &verify_command, &version_command,
+    &serve_command,     &ask_command,    &probe_command,    &check_command,
+    &providers_command, &verify_command, &contract_command, &version_command,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
@@ -70,6 +71,8 @@ int main(int argc, char **argv)
     const struct command *command = strcmp(name, "--version") == 0 ? &version_command : find(name);
     if (!command)
         return unknown_command(name);
+    if (command->main)
+        return flush(command->main(argc - 1, argv + 1));
     int status = options_read(command, argc - 1, argv + 1, &options);
     return flush(status >= 0 ? status : command->run(&options));
 }

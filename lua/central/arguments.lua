@@ -1,0 +1,70 @@
+-- Arguments of commands that are programs in Lua, on lua-argparse: said in the words of the other commands, and with
+-- secrets that come from files.
+--   local parser = arguments.parser("deputy contract", "What it does.")     an argparse parser
+--   local options, status = arguments.parse(parser, args)     options, or nil and the exit code, everything being said
+--   arguments.secret(options, "token", host)    the value of --token, or what is in --token-file; nil and what is wrong
+local arguments = {}
+
+local MAX_SECRET = 8192
+
+-- argparse would end the program by itself, and turns what is raised into text: so who asked is kept here.
+local asked
+
+local function with_help(command)
+  return command:add_help{ action = function()
+    asked = command
+    error("help was asked for", 0)
+  end }
+end
+
+function arguments.parser(name, description)
+  local parser = require "argparse"(name, description)
+  return with_help(parser:add_help(false):help_max_width(100):usage_max_width(100):help_description_margin(32))
+end
+
+-- A subcommand of a parser.
+function arguments.command(parser, name, summary, description)
+  return with_help(parser:command(name, description or summary):summary(summary):add_help(false))
+end
+
+function arguments.say(name, format, ...)
+  io.stderr:write(name, ": ", format:format(...), "\n")
+end
+
+function arguments.parse(parser, args)
+  local name = parser:get_usage():match("^Usage: (%S+ %S+)")
+  asked = nil
+  local run, ok, result = pcall(parser.pparse, parser, args)
+  if asked then
+    print(asked:get_help())
+    return nil, 0
+  end
+  if not run then error(ok, 0) end
+  if ok then return result end
+  arguments.say(name, "%s", (result:gsub("\nDid you mean", ": did you mean"):gsub("\n", " ")))
+  io.stderr:write("Try '", name, " --help'.\n")
+  return nil, 2
+end
+
+-- A secret from a file that others may read is still a secret; it is said, not refused.
+function arguments.secret(options, name, host)
+  local given, path = options[name], options[name .. "_file"]
+  local dashed = name:gsub("_", "-")
+  if given and path then return nil, ("--%s and --%s-file do not go together"):format(dashed, dashed) end
+  if given or not path then return given end
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("--%s-file: %s"):format(dashed, why) end
+  local text = file:read(MAX_SECRET + 1) or ""
+  file:close()
+  text = text:gsub("%s+$", "")
+  if text == "" or #text > MAX_SECRET or text:find("[%c ]") then
+    return nil, ("--%s-file: %s: expected one line with the token"):format(dashed, path)
+  end
+  local mode = host.mode(path)
+  if mode and mode & 0x3f ~= 0 then
+    io.stderr:write(("warning: %s can be read by others: chmod 600 %s\n"):format(path, path))
+  end
+  return text
+end
+
+return arguments
