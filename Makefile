@@ -12,7 +12,7 @@ LUADIR  := $(PREFIX)/lib/lua/5.4
 PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl libcrypto
 DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev libssl-dev \
            uthash-dev libhttp-parser-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
-           lua-filesystem openssl curl util-linux
+           lua-filesystem lua-dbi-sqlite3 lua-dbi-postgresql lua-luaossl postgresql openssl curl util-linux
 LINT_DEPS := clang-format clang-tidy lua-check
 
 # Asked only when something is compiled, and once: before that `make deps` may still have to install pkg-config.
@@ -39,10 +39,10 @@ MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.
              lua_message.c))
 LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c src/lua/*.c))
 # Modules that a policy may require travel inside the library.
-EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua presets.lua discover.lua),$(wildcard lua/deputy/*.lua))
+EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua presets.lua discover.lua nearest.lua web_address.lua),$(wildcard lua/deputy/*.lua))
 # The server side: for the CLI, not for the library.
 HTTP1_SRC := $(wildcard src/http1/*.c)
-HOST_SRC := $(wildcard src/relay/*.c src/gateway/*.c)
+HOST_SRC := $(wildcard src/relay/*.c src/gateway/*.c src/central/*.c)
 CLI_SRC := $(wildcard src/cli/*.c)
 TEST_SRC := $(wildcard spec/c/*_test.c)
 BENCH_SRC := $(wildcard spec/bench/*.c)
