@@ -7,7 +7,7 @@ files["spec/**/*_spec.lua"] = { std = "+busted" }
 files["spec/support/helper.lua"] = { std = "+busted" }
 
 -- What the engine puts into a policy's environment.
-local policy = { read_globals = { "settings", "JSON", "log", "now", "time", "random", "count" } }
+local policy = { read_globals = { "settings", "JSON", "log", "now", "time", "random", "count", "state" } }
 files["lua/router.lua"] = policy
 files["examples/policies"] = policy
 files["lua/deputy/retry.lua"] = policy

@@ -422,9 +422,28 @@ typedef void (*deputy_model_fn)(void *user, const char *model);
 DEPUTY_API int deputy_list_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
                                   deputy_model_fn each, void *user, deputy_error *error);
 
+/* The same questions without waiting, for hosts that turn the loop themselves: allowed on a lent loop and inside
+ * callbacks. The answer comes exactly once, on the engine's thread, from the loop and never from inside these calls:
+ * DEPUTY_OK (it is available; each was called for all its models), DEPUTY_EFAILED (no, and why in words) or
+ * DEPUTY_ECANCELED (the engine is being freed). why is never NULL and lives as long as the call; deputy_start and these
+ * two are allowed inside it, blocking calls answer DEPUTY_EBUSY. timeout_ms 0: connect_ms. At most 256 at once, else
+ * DEPUTY_ELIMIT. each may be NULL. When a code other than DEPUTY_OK is returned, nothing is called. */
+typedef void (*deputy_answer_fn)(void *user, int code, const char *why);
+DEPUTY_API int deputy_ask_available(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
+                                    deputy_answer_fn on_answer, void *user, deputy_error *error);
+DEPUTY_API int deputy_ask_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
+                                 deputy_model_fn each, deputy_answer_fn on_answer, void *user, deputy_error *error);
+
 /* The counters that the script keeps (count(name, n)), sorted by name; each as in deputy_list_failovers. */
 typedef int (*deputy_counter_fn)(void *user, const char *name, double value);
 DEPUTY_API int deputy_list_counters(const deputy_engine *engine, deputy_counter_fn each, void *user);
+
+/* What the script says about how things are (state(topic, name, word, seconds)), sorted by topic and name; each as in
+ * deputy_list_failovers. The default policy's topic is "breaker", its names are LLMs, its words "open" and "half_open";
+ * an LLM whose breaker is closed has no entry. left_ms: how long that lasts, -1 until the script says otherwise, 0 when
+ * its time is over (an open breaker lets the next run try then). They go with the script: a new one begins without. */
+typedef int (*deputy_state_fn)(void *user, const char *topic, const char *name, const char *word, int64_t left_ms);
+DEPUTY_API int deputy_list_states(const deputy_engine *engine, deputy_state_fn each, void *user);
 
 /* ---- a host's own loop ------------------------------------------------------------------------------------------ */
 

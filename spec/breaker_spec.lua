@@ -1,11 +1,15 @@
 -- Breakers under a simulated clock.
 local breakers = require "deputy.breaker"
 
-local time, breaker
+local time, breaker, told
 
 local function make(options)
   time = 1000
+  told = {}
   options.now = function() return time end
+  options.tell = function(topic, name, word, seconds)
+    told[#told + 1] = table.concat({ topic, name, word or "closed", seconds }, " ")
+  end
   breaker = breakers.new(options)
 end
 
@@ -124,5 +128,32 @@ describe("a breaker", function()
     local open = plain:is_open("claude")
     rawset(_G, "now", old)
     assert.is_true(open)
+  end)
+
+  it("tells how it is, to whoever looks from outside", function()
+    fail("claude", 2)
+    breaker:succeeded("claude")
+    assert.same({}, told)
+    fail("claude", 3)
+    time = 1010
+    assert.is_false(breaker:is_open("claude"))
+    breaker:failed("claude")
+    time = 1020
+    breaker:is_open("claude")
+    breaker:succeeded("claude")
+    breaker:succeeded("claude")
+    assert.same({
+      "breaker claude open 10.0", "breaker claude half_open 10.0", "breaker claude open 10.0",
+      "breaker claude half_open 10.0", "breaker claude closed",
+    }, told)
+  end)
+
+  it("tells of those that it forgets", function()
+    make{ failures = 1, openMs = 10000, names = 4 }
+    fail("a", 1)
+    for _, name in ipairs{ "b", "c", "d", "e" } do fail(name, 1) end
+    table.sort(told)
+    assert.same({ "breaker a closed", "breaker a open 10.0", "breaker b closed", "breaker b open 10.0",
+      "breaker c open 10.0", "breaker d open 10.0", "breaker e open 10.0" }, told)
   end)
 end)

@@ -10,16 +10,22 @@
 -- one is let through `openMs` later. One success closes it.
 --
 -- At most `names` (1000) are kept; those that were not looked at for longest are forgotten, which closes them.
+--
+-- Whoever looks from outside is told by state("breaker", name, "open" or "half_open", seconds); one that is closed has
+-- no entry there. "half_open": the trial is out; one that is "open" and whose seconds have passed waits for its trial.
 local M = {}
 M.__index = M
 
---- A new set of breakers. The clock (seconds) is the script's `now` unless it is given.
+local function say_nothing() end
+
+--- A new set of breakers. The clock (seconds) is the script's `now` unless it is given, and `tell` its `state`.
 function M.new(options)
   return setmetatable({
     limit = options.failures,
     open_s = options.openMs / 1000,
     half = math.max(1, (options.names or 1000) // 2),
     clock = options.now,
+    tell = options.tell or state or say_nothing,
     young = {}, -- name -> { failures =, open_until = }; only of what has failed
     old = {},
     n = 0,
@@ -30,6 +36,9 @@ end
 -- the old one is forgotten.
 local function keep(self, name, entry)
   if self.n >= self.half then
+    for forgotten, each in pairs(self.old) do
+      if each.failures >= self.limit then self.tell("breaker", forgotten) end
+    end
     self.old, self.young, self.n = self.young, {}, 0
   end
   self.young[name] = entry
@@ -54,6 +63,7 @@ function M:is_open(name)
   local time = (self.clock or now)()
   if time < entry.open_until then return true end
   entry.open_until = time + self.open_s -- the trial is out
+  self.tell("breaker", name, "half_open", self.open_s)
   return false
 end
 
@@ -65,17 +75,23 @@ function M:failed(name)
     keep(self, name, entry)
   end
   if entry.failures < self.limit then entry.failures = entry.failures + 1 end
-  if entry.failures == self.limit then entry.open_until = (self.clock or now)() + self.open_s end
+  if entry.failures == self.limit then
+    entry.open_until = (self.clock or now)() + self.open_s
+    self.tell("breaker", name, "open", self.open_s)
+  end
 end
 
 --- It works: closes the breaker and forgets its failures.
 function M:succeeded(name)
+  local entry = self.young[name] or self.old[name]
+  if not entry then return end
   if self.young[name] then
     self.young[name] = nil
     self.n = self.n - 1
   else
     self.old[name] = nil
   end
+  if entry.failures >= self.limit then self.tell("breaker", name) end
 end
 
 return M

@@ -303,6 +303,16 @@ function random() end
 ---@param n? number 0 or more; absent: 1
 function count(name, n) end
 
+--- Says how something is, for whoever looks from outside (deputy_list_states; the page and the metrics of the gateway
+--- show the topic "breaker"): the word holds for so many seconds, or until another one comes; without a word the entry
+--- is forgotten. A script that is loaded anew begins without entries. False when there is no room (1024 entries).
+---@param topic string 1 to 32 of a-z, 0-9 and _: "breaker"
+---@param name string what it is about, 1 to 128 bytes: an LLM
+---@param word? string 1 to 32 of a-z, 0-9 and _: "open", "half_open"
+---@param seconds? number
+---@return boolean
+function state(topic, name, word, seconds) end
+
 --- A module that travels inside the library: deputy.judge, deputy.retry, deputy.breaker, deputy.settings. No file is
 --- ever read.
 ---@param name string

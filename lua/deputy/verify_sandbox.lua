@@ -133,16 +133,31 @@ function M.check_log(level, text)
   end
 end
 
+local function check_word(who, argument, word, max, what)
+  if type(word) ~= "string" or #word > max or not word:find("^[a-z0-9_]+$") then
+    error(("bad argument #%d to '%s' (expected %s: 1 to %d of a-z, 0-9 and _)"):format(argument, who, what, max), 3)
+  end
+end
+
 local function add_words(env)
   env.log = function(level, text) M.check_log(level, text) end
   env.print = function(...) tostring((...)) end
   env.count = function(name, n)
-    if type(name) ~= "string" or #name > 64 or not name:find("^[a-z0-9_]+$") then
-      error("bad argument #1 to 'count' (expected a counter's name: 1 to 64 of a-z, 0-9 and _)", 2)
-    end
+    check_word("count", 1, name, 64, "a counter's name")
     if n ~= nil and (math.type(n) == nil or not (n >= 0 and n <= 1e15)) then
       error("bad argument #2 to 'count' (a counter only grows)", 2)
     end
+  end
+  env.state = function(topic, name, word, seconds)
+    check_word("state", 1, topic, 32, "a topic")
+    if type(name) ~= "string" or #name < 1 or #name > 128 then
+      error("bad argument #2 to 'state' (expected a name of 1 to 128 bytes)", 2)
+    end
+    if word ~= nil then check_word("state", 3, word, 32, "a word") end
+    if seconds ~= nil and (math.type(seconds) == nil or not (seconds >= 0 and seconds <= 1e9)) then
+      error("bad argument #4 to 'state' (expected how many seconds that lasts: 0 or more)", 2)
+    end
+    return true
   end
 end
 

@@ -1,6 +1,7 @@
 /* The calls that wait: each starts something, turns the engine's own loop until it is over, and answers. */
 #include "base/buffer.h"
 #include "base/error.h"
+#include "core/query.h"
 #include "core/run.h"
 
 #include <stdlib.h>
@@ -170,81 +171,59 @@ int deputy_check_auth(deputy_engine *engine, const char *llm, const char *bearer
 /* ---- asking a provider outside any run ------------------------------------------------------------------------------
  */
 
-struct query {
+struct told {
     bool over;
+    int code;
+    deputy_error *why;
     deputy_model_fn each;
     void *user;
 };
 
-static void query_settled(struct deputy_call *call)
+static void on_answer(void *user, int code, const char *why)
 {
-    ((struct query *)call->user)->over = true;
+    struct told *told = user;
+    told->over = true;
+    told->code = code;
+    error_set(told->why, code, "%s", why);
 }
 
-static void query_model(struct deputy_call *call, const char *model)
+static void on_model(void *user, const char *model)
 {
-    struct query *q = call->user;
-    if (!q->each)
-        return;
-    call->engine->depth++;
-    q->each(q->user, model);
-    call->engine->depth--;
+    struct told *told = user;
+    if (told->each)
+        told->each(told->user, model);
 }
 
-static void query_late(void *user)
-{
-    deputy_failure failure;
-    failure_set(&failure, DEPUTY_FAILURE_TIMEOUT, 0, "total", "did not answer in time");
-    call_fail(user, &failure);
-}
-
+/* DEPUTY_OK when there is an answer: told.code says which. */
 static int ask_provider(deputy_engine *engine, const char *name, enum call_purpose purpose, uint32_t timeout_ms,
-                        struct query *q, deputy_failure *failure, deputy_error *error)
+                        struct told *told, deputy_error *error)
 {
-    static const struct call_owner owner = {.settled = query_settled, .model = query_model};
+    const struct question question = {name, purpose, timeout_ms, on_model, on_answer, told};
+    told->why = error;
     int code = engine_enter(engine, true, error);
-    if (code != DEPUTY_OK)
-        return code;
-    deputy_provider *provider = registry_find(engine->registry, name ? name : "");
-    if (!provider)
-        return error_set(error, DEPUTY_ENOTFOUND, "provider '%s' is not registered", name ? name : "");
-    struct deputy_call *call = call_new(engine, provider, purpose, &owner, q);
-    if (!call)
-        return error_set(error, DEPUTY_ENOMEM, "out of memory while asking '%s'", name);
-    uint32_t ms = timeout_ms ? timeout_ms : engine->options.timeouts.connect_ms;
-    struct timer *timer = timer_start(engine->timers, ms, query_late, call);
-    if (timer) {
-        call_send(call, loop_now_us());
-        wait_for(engine, &q->over);
-        *failure = call->failure;
-        code = call->state == CALL_GOOD ? DEPUTY_OK : DEPUTY_EFAILED;
-    } else {
-        code = error_set(error, DEPUTY_ENOMEM, "out of memory while asking '%s'", name);
-    }
-    timer_drop(timer);
-    call_free(call);
+    if (code == DEPUTY_OK)
+        code = query_start(engine, &question, error);
+    if (code == DEPUTY_OK)
+        wait_for(engine, &told->over);
     return code;
 }
 
 int deputy_is_available(deputy_engine *engine, const char *provider, uint32_t timeout_ms, bool *available,
                         deputy_error *error)
 {
-    struct query q = {0};
-    deputy_failure failure = {0};
+    struct told told = {0};
     *available = false;
-    int code = ask_provider(engine, provider, CALL_AVAILABLE, timeout_ms, &q, &failure, error);
-    *available = code == DEPUTY_OK;
-    if (code != DEPUTY_EFAILED)
-        return code;
-    error_set(error, DEPUTY_OK, "%s", failure.message); /* why not */
-    return DEPUTY_OK;
+    int code = ask_provider(engine, provider, CALL_AVAILABLE, timeout_ms, &told, error);
+    *available = code == DEPUTY_OK && told.code == DEPUTY_OK;
+    if (code == DEPUTY_OK && error)
+        error->code = DEPUTY_OK; /* its message says why not */
+    return code;
 }
 
 int deputy_list_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms, deputy_model_fn each,
                        void *user, deputy_error *error)
 {
-    struct query q = {.each = each, .user = user};
-    deputy_failure failure = {0};
-    int code = ask_provider(engine, provider, CALL_MODELS, timeout_ms, &q, &failure, error);
-    return code == DEPUTY_EFAILED ? error_set(error, code, "%s", failure.message) : code;
+    struct told told = {.each = each, .user = user};
+    int code = ask_provider(engine, provider, CALL_MODELS, timeout_ms, &told, error);
+    return code == DEPUTY_OK ? told.code : code;
 }

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "core/central.h"
+#include "core/query.h"
 #include "core/run.h"
 #include "core/worker.h"
 #include "net/url.h"
@@ -162,11 +163,51 @@ static void take_cancels(deputy_engine *engine)
     }
 }
 
+void engine_post(deputy_engine *engine, struct engine_post *post)
+{
+    pthread_mutex_lock(&engine->lock);
+    if (!post->posted)
+        DL_APPEND(engine->posts, post);
+    post->posted = true;
+    pthread_mutex_unlock(&engine->lock);
+    uv_async_send(&engine->async);
+}
+
+static void unlink_post(deputy_engine *engine, struct engine_post *post)
+{
+    DL_DELETE(engine->posts, post);
+    post->posted = false;
+}
+
+void engine_post_drop(deputy_engine *engine, struct engine_post *post)
+{
+    pthread_mutex_lock(&engine->lock);
+    if (post->posted)
+        unlink_post(engine, post);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+/* One by one: what runs may take back what comes after it. */
+static void take_posts(deputy_engine *engine)
+{
+    for (;;) {
+        pthread_mutex_lock(&engine->lock);
+        struct engine_post *post = engine->posts;
+        if (post)
+            unlink_post(engine, post);
+        pthread_mutex_unlock(&engine->lock);
+        if (!post)
+            return;
+        post->run(post);
+    }
+}
+
 static void on_async(uv_async_t *async)
 {
     deputy_engine *engine = async->data;
     struct deputy_call *call, *next;
     take_cancels(engine);
+    take_posts(engine);
     LL_FOREACH_SAFE2 (engine->working, call, next, next_working)
         worker_deliver(call);
 }
@@ -239,6 +280,7 @@ static void end_all_runs(deputy_engine *engine)
     DL_FOREACH_SAFE2 (engine->runs, run, next, newer)
         run_cancel(run);
     engine_drain(engine);
+    queries_end(engine);
     while (engine->working) /* threads that have not come back */
         engine_turn(engine);
 }
@@ -322,7 +364,9 @@ void engine_drain(deputy_engine *engine)
         run->queued = false;
         run_step(run);
     }
-    if (engine->handles > 0 && !engine->ready)
+    if (engine->queries_due)
+        queries_step(engine);
+    if (engine->handles > 0 && !engine->ready && !engine->queries_due)
         uv_idle_stop(&engine->idle);
 }
 

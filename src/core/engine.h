@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 struct run;
+struct query;
 
 #define COUNTER_NAME_BYTES "abcdefghijklmnopqrstuvwxyz0123456789_"
 enum { COUNTERS_MAX = 64, COUNTER_NAME_MAX = 64 };
@@ -24,6 +25,13 @@ struct counter {
 struct counters {
     struct counter *list;
     size_t n;
+};
+
+/* What another thread has for an engine: run is called on the engine's thread. Lies in what belongs to the poster. */
+struct engine_post {
+    struct engine_post *prev, *next;
+    void (*run)(struct engine_post *post);
+    bool posted;
 };
 
 enum { RUN_BUCKETS = 256 };
@@ -55,9 +63,14 @@ struct deputy_engine {
     unsigned char caller_key[32]; /* run.caller is a MAC under it; made when first asked for */
     bool has_caller_key;
 
+    struct query *queries; /* questions outside any run */
+    size_t n_queries;
+    bool queries_due; /* one is to be sent, or is over */
+
     struct deputy_call *working; /* calls whose provider runs on a worker thread, abandoned ones too */
-    pthread_mutex_t lock;        /* guards cancels */
+    pthread_mutex_t lock;        /* guards cancels and posts */
     struct cancel *cancels;
+    struct engine_post *posts;
 };
 
 /* deputy_engine_new with a registry that is shared; takes a reference. */
@@ -76,6 +89,11 @@ void engine_turn(deputy_engine *engine);
 
 /* Sees to it that the loop turns soon. */
 void engine_nudge(deputy_engine *engine);
+
+/* Any thread; the engine must live. Posted twice, it runs once. drop takes it back: engine's thread; it does not run
+ * after that. */
+void engine_post(deputy_engine *engine, struct engine_post *post);
+void engine_post_drop(deputy_engine *engine, struct engine_post *post);
 
 /* DEPUTY_OK on the owner's thread, else DEPUTY_ETHREAD; with blocking also DEPUTY_EBUSY inside callbacks and on a lent
  * loop. */

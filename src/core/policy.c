@@ -43,6 +43,7 @@ struct policy {
     bool opening, lenient, refused;
     unsigned closing;
     struct policy_bindings bindings;
+    struct states states;
     int slots[POLICY_SLOTS]; /* references in the registry: found faster than by key */
     struct arena *arena;     /* of a state that does not live long; NULL: the heap */
     size_t n_idle;
@@ -346,6 +347,7 @@ static void free_state(struct policy *p)
     if (p->arena)
         arena_empty(p->arena);
     free(p->arena);
+    states_clear(&p->states);
     free(p);
 }
 
@@ -553,6 +555,16 @@ void policy_stop(struct policy *policy, struct policy_thread *thread, bool done)
     memset(thread, 0, sizeof(*thread));
     if (policy->bytes > policy->settled_bytes * (GC_PAUSE / 100) + LITTER_BYTES)
         collect(policy);
+}
+
+struct states *policy_states(struct policy *policy)
+{
+    return &policy->states;
+}
+
+struct states *policy_states_here(lua_State *L)
+{
+    return &policy_of(L)->states;
 }
 
 const char *policy_name(const struct policy *policy)

@@ -3,7 +3,7 @@
 #ifndef CORE_POLICY_H
 #define CORE_POLICY_H
 
-#include "deputy.h"
+#include "core/states.h"
 
 #include <lua.h>
 
@@ -100,6 +100,10 @@ void policy_stop(struct policy *policy, struct policy_thread *thread, bool done)
 
 /* Fills budget for one run. */
 void policy_budget(const deputy_limits *limits, struct budget *budget);
+
+/* What the script says about how things are; from inside Lua, that of the script that says it. */
+struct states *policy_states(struct policy *policy);
+struct states *policy_states_here(lua_State *L);
 
 const char *policy_name(const struct policy *policy);
 size_t policy_bytes(const struct policy *policy);

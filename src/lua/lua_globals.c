@@ -30,17 +30,34 @@ static int script_random(lua_State *L)
     return 1;
 }
 
+static bool is_word(const char *text, size_t max)
+{
+    return strlen(text) >= 1 && strlen(text) <= max && strspn(text, COUNTER_NAME_BYTES) == strlen(text);
+}
+
 static int script_count(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
     lua_Number n = luaL_optnumber(L, 2, 1);
-    luaL_argcheck(
-        L, strlen(name) >= 1 && strlen(name) <= COUNTER_NAME_MAX && strspn(name, COUNTER_NAME_BYTES) == strlen(name), 1,
-        "expected a counter's name: 1 to 64 of a-z, 0-9 and _");
+    luaL_argcheck(L, is_word(name, COUNTER_NAME_MAX), 1, "expected a counter's name: 1 to 64 of a-z, 0-9 and _");
     luaL_argcheck(L, n >= 0 && n <= 1e15, 2, "a counter only grows");
     if (engine_count(policy_host(L), name, n) != DEPUTY_OK)
         return luaL_error(L, "count: no room for another counter (at most %d)", COUNTERS_MAX);
     return 0;
+}
+
+static int script_state(lua_State *L)
+{
+    const char *topic = luaL_checkstring(L, 1), *name = luaL_checkstring(L, 2), *word = luaL_optstring(L, 3, NULL);
+    lua_Number seconds = luaL_optnumber(L, 4, 0);
+    bool ends = !lua_isnoneornil(L, 4);
+    luaL_argcheck(L, is_word(topic, STATE_WORD_MAX), 1, "expected a topic: 1 to 32 of a-z, 0-9 and _");
+    luaL_argcheck(L, strlen(name) >= 1 && strlen(name) <= STATE_NAME_MAX, 2, "expected a name of 1 to 128 bytes");
+    luaL_argcheck(L, !word || is_word(word, STATE_WORD_MAX), 3, "expected a word: 1 to 32 of a-z, 0-9 and _");
+    luaL_argcheck(L, seconds >= 0 && seconds <= 1e9, 4, "expected how many seconds that lasts: 0 or more");
+    uint64_t until = ends ? loop_now_us() + (uint64_t)(seconds * 1e6) : 0;
+    lua_pushboolean(L, states_set(policy_states_here(L), topic, name, word, until));
+    return 1;
 }
 
 /* ---- words --------------------------------------------------------------------------------------------------------
@@ -113,8 +130,13 @@ static void add_json(lua_State *L, const char *settings)
 void lua_globals_add(lua_State *L, const char *settings)
 {
     static const luaL_Reg functions[] = {
-        {"now", script_now}, {"time", script_time},   {"count", script_count},
-        {"log", script_log}, {"print", script_print}, {NULL, NULL},
+        {"now", script_now},
+        {"time", script_time},
+        {"count", script_count},
+        {"state", script_state},
+        {"log", script_log},
+        {"print", script_print},
+        {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
     lua_getfield(L, -1, "math");
