@@ -23,7 +23,9 @@
 -- No message ever holds the value of a token or key, nor that of a ...File, where people put tokens by mistake.
 local cjson = require "cjson"
 local json_map = require "deputy.json_map"
+local nearest = require "deputy.nearest"
 local presets = require "deputy.presets"
+local web_address = require "deputy.web_address"
 
 local config = {}
 
@@ -149,47 +151,13 @@ local schema = object{
   },
 }
 
--- ---- the nearest known word -----------------------------------------------------------------------------------------
-
--- Insertions, deletions, changes and swaps of neighbours that turn a into b.
-local function edit_distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  local last
-  for i = 1, #a do
-    local before = last
-    last, row = row, { [0] = i }
-    for j = 1, #b do
-      local same = a:byte(i) == b:byte(j)
-      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same and 0 or 1))
-      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
-        row[j] = math.min(row[j], before[j - 2] + 1)
-      end
-    end
-  end
-  return row[#b]
-end
+-- ---- words ---------------------------------------------------------------------------------------------------------
 
 local function sorted_keys(map)
   local keys = {}
   for key in pairs(map) do keys[#keys + 1] = key end
   table.sort(keys)
   return keys
-end
-
-local function plain(word)
-  return (word:lower():gsub("[-_]", ""))
-end
-
--- 'did you mean "x"?', or all that is known when nothing is near.
-local function suggest(word, known)
-  local best, least
-  for _, each in ipairs(known) do
-    local distance = #word <= 64 and edit_distance(plain(word), plain(each)) or math.huge
-    if not least or distance < least then best, least = each, distance end
-  end
-  if best and least <= math.max(1, #best // 3) then return ('did you mean "%s"?'):format(best) end
-  return "known here: " .. table.concat(known, ", ")
 end
 
 -- For messages: no control bytes, not long.
@@ -267,7 +235,7 @@ function Reader:fields(fields, value, key, place, owner)
   for _, field in ipairs(sorted_keys(value)) do
     if not is_known[field] then
       self:problem(join(key, printable(field)), places[field], "not a known key%s: %s", owner or "",
-        suggest(field, known))
+        nearest.suggest(field, known))
     end
   end
   for _, field in ipairs(sorted_keys(fields)) do
@@ -385,7 +353,7 @@ function read.choice(self, spec, value, key, place)
   if type(value) ~= "string" then
     return self:expected(key, place, '"' .. table.concat(known, '" or "') .. '"', value)
   end
-  return self:problem(key, place, '"%s" is not known: %s', printable(value), suggest(value, known))
+  return self:problem(key, place, '"%s" is not known: %s', printable(value), nearest.suggest(value, known))
 end
 
 function read.list(self, spec, value, key, place)
@@ -420,33 +388,11 @@ end
 
 -- ---- URLs, paths and addresses --------------------------------------------------------------------------------------
 
-local function port_ok(port, least)
-  local value = port:find("^%d%d?%d?%d?%d?$") and tonumber(port)
-  return value and value >= least and value <= 65535
-end
-
--- The host and port of "host", "host:port" or "[::1]:port"; nil when it is none of them.
-local function split_host(text_)
-  local host, rest = text_:match("^(%[[%x:.]+%])(.*)$")
-  if not host then host, rest = text_:match("^([%w._-]+)(.*)$") end
-  if not host or (rest ~= "" and rest:sub(1, 1) ~= ":") then return nil end
-  return host, rest ~= "" and rest:sub(2) or nil
-end
-
 function read.url(self, spec, value, key, place)
   value = read.text(self, spec, value, key, place)
   if not value then return nil end
-  local authority, rest = value:match("^[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)$")
-  if not authority then return self:problem(key, place, "expected an absolute URL, http:// or https://") end
-  if authority:find("@", 1, true) then
-    return self:problem(key, place, "a URL must not carry a user or a password: use the key for the token instead")
-  end
-  if rest:find("[?#]") then return self:problem(key, place, "the URL must not have a query or a fragment") end
-  local host, port = split_host(authority)
-  if not host or value:find(" ", 1, true) then return self:problem(key, place, "the URL has no valid host in it") end
-  if port and not port_ok(port, 1) then
-    return self:problem(key, place, "the URL's port must be a number from 1 to 65535")
-  end
+  local wrong = web_address.problem(value)
+  if wrong then return self:problem(key, place, wrong) end
   return value
 end
 
@@ -543,8 +489,8 @@ function read.address(self, spec, value, key, place)
     if not expanded then return self:problem(key, place, why) end
     return "unix:" .. expanded
   end
-  local host, port = split_host(value)
-  if spec.tcp and host and port and port_ok(port, 0) then return value end
+  local host, port = web_address.split_host(value)
+  if spec.tcp and host and port and web_address.port_ok(port, 0) then return value end
   return self:problem(key, place, spec.tcp and 'expected "HOST:PORT" or "unix:PATH"' or 'expected "unix:PATH"')
 end
 
@@ -562,7 +508,7 @@ end
 local function misspelled_word(value)
   for word in value:gmatch("{(%a+)}") do
     for _, known in ipairs(presets.words) do
-      if word ~= known and edit_distance(plain(word), plain(known)) <= 1 then return word, known end
+      if word ~= known and nearest.distance(word, known) <= 1 then return word, known end
     end
   end
 end
@@ -768,7 +714,7 @@ local function new_reader(options)
 end
 
 local function is_loopback(central_url)
-  local host = split_host(central_url:match("^%a+://([^/]*)") or "")
+  local host = web_address.split_host(central_url:match("^%a+://([^/]*)") or "")
   return host and (host == "localhost" or host == "[::1]" or host:find("^127%.") ~= nil)
 end
 
