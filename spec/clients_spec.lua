@@ -1,13 +1,12 @@
 -- Clients as people have them, from npm, before a real deputy serve. Each is driven by spec/clients/<name>.mjs through
 -- every case, plain and streaming; the model's name says what happens to the request.
-local lfs = require "lfs"
 local cjson = require "cjson"
 local gateway = require "spec.support.gateway"
+local npm = require "spec.support.npm"
 local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
 
 local TOKEN = "tok-caller-very-secret"
-local DRIVER_MS = 60000
 local OUTAGE = {
   status = 503, headers = { ["Content-Type"] = "application/json" },
   body = '{"error":{"message":"no capacity","type":"overloaded_error","code":"busy"}}',
@@ -88,15 +87,6 @@ local UPSTREAM = [[
   end
 ]]
 
--- In CI a client that is not there is a failure, elsewhere a word.
-local function missing()
-  local node = shell.run{ "node", "--version" }
-  if node.status ~= 0 then return "node is not there: make clients says why" end
-  if not lfs.attributes("spec/clients/node_modules/.package-lock.json") then
-    return "the npm packages are not there: make clients says why"
-  end
-end
-
 local central, model, gw
 
 local function start()
@@ -119,13 +109,11 @@ local function start()
 end
 
 local function drive(client)
-  local run = shell.run{ "node", "spec/clients/" .. client .. ".mjs", "http://" .. gw.address .. "/v1", TOKEN,
-    timeout_ms = DRIVER_MS }
+  local run = npm.run(client, "http://" .. gw.address .. "/v1", TOKEN)
   assert.equal("", run.stderr)
   assert.equal(0, run.status)
   local results = {}
-  for line in run.stdout:gmatch("[^\n]+") do
-    local result = cjson.decode(line)
+  for _, result in ipairs(run.lines) do
     results[result.case .. " " .. result.mode] = result
   end
   return results
@@ -155,9 +143,7 @@ describe("a client from npm:", function()
 
   for _, client in ipairs(clients) do
     it(client, function()
-      local why = missing()
-      if why and os.getenv("CI") then error(why) end
-      if why then return pending(why) end
+      if npm.skip(pending) then return end
       start()
       local results = drive(client)
 
