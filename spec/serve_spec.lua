@@ -143,6 +143,26 @@ describe("a request", function()
     assert.is_nil(gw:log():find(HOUSE, 1, true))
   end)
 
+  it("gets an error that names leg and kind, and no address: that is for the log", function()
+    local gw = start()
+    local addresses = { central.url:match("//(.+)"), model.url:match("//(.+)") }
+    local function look(r, words)
+      assert.is_truthy(r.body:find(words, 1, true), r.body)
+      for _, address in ipairs(addresses) do assert.is_nil(r.body:find(address, 1, true), r.body) end
+      assert.is_nil(r.body:find("infer", 1, true), r.body)
+    end
+    central:set{ inference = { { reset = true } }, probe = { status = 403 } }
+    look(gw:chat(), "the central could not be reached (connect")
+    assert.is_truthy(gw:wait_log('problem="[^"]*' .. addresses[1]:gsub("%p", "%%%0")), gw:log())
+    central:set{ inference = { status = 200, body = "" } }
+    look(gw:chat(), "the central sent a reply that is of no use (malformed: empty)")
+    central:set{ inference = OUTAGE, probe = false }
+    local output = 'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\n'
+    model:set{ steps = { { chunked = { output }, headers = { ["Content-Type"] = "text/event-stream" },
+      unfinished = true }, { wait_ms = 50 }, { reset = true } } }
+    look(gw:chat{ stream = true }, "the local provider broke off before its reply was complete (cut")
+  end)
+
   it("maps failures without a status by one table", function()
     local gw = start{ timeouts = { firstByteMs = 150 }, providers = { { name = "x", type = "echo" } } }
     local cases = {

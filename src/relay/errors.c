@@ -20,6 +20,40 @@ bool problem_set(struct problem *problem, int status, const char *code, const ch
 
 enum { UNREACHABLE, TIMEOUT, MALFORMED, TOO_LARGE, CUT, N_CODES };
 
+/* Which leg and what kind, in words of ours: failure->message may name addresses that are none of the caller's
+ * business.
+ */
+static const char *words_for(deputy_failure_kind kind)
+{
+    switch (kind) {
+    case DEPUTY_FAILURE_CONNECT:
+    case DEPUTY_FAILURE_DNS:
+    case DEPUTY_FAILURE_TLS:
+        return "could not be reached";
+    case DEPUTY_FAILURE_TIMEOUT:
+        return "did not answer in time";
+    case DEPUTY_FAILURE_DEADLINE:
+        return "did not answer before the request's deadline";
+    case DEPUTY_FAILURE_CUT:
+        return "broke off before its reply was complete";
+    case DEPUTY_FAILURE_MALFORMED:
+        return "sent a reply that is of no use";
+    case DEPUTY_FAILURE_STATUS:
+    case DEPUTY_FAILURE_IN_BAND:
+        return "answered with an error";
+    case DEPUTY_FAILURE_LIMIT:
+        return "sent more than is taken here";
+    case DEPUTY_FAILURE_REFUSED:
+        return "cannot be asked this";
+    case DEPUTY_FAILURE_CANCELLED:
+        return "was no longer waited for";
+    case DEPUTY_FAILURE_NONE:
+    case DEPUTY_FAILURE_ERROR:
+        break;
+    }
+    return "failed";
+}
+
 void problem_from_failure(struct problem *problem, const deputy_failure *failure, enum culprit culprit, bool begun)
 {
     static const char *const codes[][N_CODES] = {
@@ -28,6 +62,11 @@ void problem_from_failure(struct problem *problem, const deputy_failure *failure
         [CULPRIT_LOCAL] = {"local_unreachable", "local_timeout", "local_malformed", "local_too_large", "local_cut"},
         [CULPRIT_UPSTREAM] = {"upstream_unreachable", "upstream_timeout", "upstream_malformed", "upstream_too_large",
                               "upstream_cut"},
+    };
+    static const char *const names[] = {
+        [CULPRIT_PRIMARY] = "the central",
+        [CULPRIT_LOCAL] = "the local provider",
+        [CULPRIT_UPSTREAM] = "the model's server",
     };
     const char *code = codes[culprit][UNREACHABLE];
     int status = 502;
@@ -60,7 +99,10 @@ void problem_from_failure(struct problem *problem, const deputy_failure *failure
     case DEPUTY_FAILURE_REFUSED:
         break;
     }
-    problem_set(problem, status, code, "%s", failure->message[0] ? failure->message : "the model could not be reached");
+    bool ours = failure->kind != DEPUTY_FAILURE_STATUS && failure->kind != DEPUTY_FAILURE_IN_BAND;
+    bool detailed = ours && failure->code[0];
+    problem_set(problem, status, code, "%s %s (%s%s%s)", names[culprit], words_for(failure->kind),
+                deputy_failure_name(failure->kind), detailed ? ": " : "", detailed ? failure->code : "");
 }
 
 /* The types that the libraries of OpenAI and Anthropic know. */
