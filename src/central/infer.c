@@ -53,7 +53,6 @@ static void explain_rejection(const struct inference *f, struct problem *problem
                 "the upstream of '%s' did not accept the central's key: its administrator has to look at it", f->llm);
 }
 
-/* What the upstream's address is, and what it says when it fails, is not for callers. */
 static void explain(struct relay *relay, const deputy_outcome *o, const deputy_failure *failure,
                     struct problem *problem)
 {
@@ -67,8 +66,6 @@ static void explain(struct relay *relay, const deputy_outcome *o, const deputy_f
         return;
     }
     problem_from_failure(problem, failure, CULPRIT_UPSTREAM, relay->head_sent);
-    snprintf(problem->message, sizeof(problem->message), "the upstream of '%s' failed: %s%s%s", f->llm,
-             deputy_failure_name(failure->kind), failure->code[0] ? ", " : "", failure->code);
 }
 
 static void answer_rejected(struct relay *relay, const deputy_outcome *o)
@@ -110,7 +107,7 @@ static void over(struct relay *relay, const deputy_outcome *o)
         .llm = f->llm,
         .code = problem.code,
         .outcome = words[o->result],
-        .failure = o->failure ? o->failure->message : NULL,
+        .failure = o->failure && failure_is_ours(o->failure->kind) ? o->failure->message : NULL,
         .trace_id = trace_id,
         .status = !relay->exchange   ? 0
                   : relay->head_sent ? o->status

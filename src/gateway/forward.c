@@ -92,12 +92,6 @@ static void streaming(struct relay *relay, int change)
 
 /* ---- what is remembered ----------------------------------------------------------------------------------------- */
 
-/* An upstream's own words may repeat what it was asked. */
-static bool is_ours(deputy_failure_kind kind)
-{
-    return kind != DEPUTY_FAILURE_STATUS && kind != DEPUTY_FAILURE_IN_BAND;
-}
-
 static void write_log(struct forward *f, const deputy_outcome *o)
 {
     static const char *const words[] = {"ok", "failed", "cut", "cancelled"};
@@ -119,7 +113,7 @@ static void write_log(struct forward *f, const deputy_outcome *o)
         log_text(log, "failure", deputy_failure_name(o->failure->kind));
         log_text(log, "code", o->failure->code[0] ? o->failure->code : NULL);
     }
-    if (o->failure && is_ours(o->failure->kind))
+    if (o->failure && failure_is_ours(o->failure->kind))
         log_text(log, "problem", o->failure->message);
     log_number(log, "us", (int64_t)o->us);
     if (f->relay.first_us > 0)

@@ -54,6 +54,11 @@ static const char *words_for(deputy_failure_kind kind)
     return "failed";
 }
 
+bool failure_is_ours(deputy_failure_kind kind)
+{
+    return kind != DEPUTY_FAILURE_STATUS && kind != DEPUTY_FAILURE_IN_BAND;
+}
+
 void problem_from_failure(struct problem *problem, const deputy_failure *failure, enum culprit culprit, bool begun)
 {
     static const char *const codes[][N_CODES] = {
@@ -99,8 +104,7 @@ void problem_from_failure(struct problem *problem, const deputy_failure *failure
     case DEPUTY_FAILURE_REFUSED:
         break;
     }
-    bool ours = failure->kind != DEPUTY_FAILURE_STATUS && failure->kind != DEPUTY_FAILURE_IN_BAND;
-    bool detailed = ours && failure->code[0];
+    bool detailed = failure_is_ours(failure->kind) && failure->code[0];
     problem_set(problem, status, code, "%s %s (%s%s%s)", names[culprit], words_for(failure->kind),
                 deputy_failure_name(failure->kind), detailed ? ": " : "", detailed ? failure->code : "");
 }

@@ -25,6 +25,9 @@ bool problem_set(struct problem *problem, int status, const char *code, const ch
 /* Whose failure it was. */
 enum culprit { CULPRIT_PRIMARY, CULPRIT_LOCAL, CULPRIT_UPSTREAM };
 
+/* Are its words ours? An upstream's own may repeat what it was asked: they are for no log. */
+bool failure_is_ours(deputy_failure_kind kind);
+
 /* The one table for failures without a status of their own. begun: the caller has the head of a reply. */
 void problem_from_failure(struct problem *problem, const deputy_failure *failure, enum culprit culprit, bool begun);
 
