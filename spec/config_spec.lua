@@ -45,7 +45,7 @@ describe("the configuration's defaults", function()
     assert.same({}, warnings)
     assert.same({
       central = {
-        url = "http://127.0.0.1:7070", probe = "/api/v1/llms/{llm}",
+        url = "http://127.0.0.1:7070", probe = "/api/v1/llms/{llm}", probeMethod = "HEAD",
         inference = { ["chat/completions"] = "/api/v1/llms/{llm}/infer", ["*"] = "/v1/{endpoint}" },
       },
       providers = {},

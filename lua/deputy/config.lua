@@ -114,6 +114,7 @@ local schema = object{
     bearerToken = secret(),
     caFile = path(),
     probe = template{ default = "/api/v1/llms/{llm}", may = { llm = true }, must = "llm" },
+    probeMethod = choice{ "HEAD", "GET", default = "HEAD" },
     inference = routes{
       default = { ["chat/completions"] = "/api/v1/llms/{llm}/infer", ["*"] = "/v1/{endpoint}" },
       of = template{ may = { llm = true, endpoint = true } },

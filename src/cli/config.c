@@ -200,6 +200,7 @@ static void take_settings(lua_State *L, struct config *config)
     o->bearer_token = get_string(L, 2, "bearerToken");
     o->ca_file = get_string(L, 2, "caFile");
     o->probe_path = get_string(L, 2, "probe");
+    o->probe_get = strcmp(get_string(L, 2, "probeMethod"), "GET") == 0;
     take_routes(L, 2, o);
     o->policy_settings = get_string(L, 3, "settingsText");
     o->gate = strcmp(get_string(L, 3, "gate"), "policy") == 0 ? DEPUTY_GATE_POLICY : DEPUTY_GATE_PROBE;

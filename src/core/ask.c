@@ -83,6 +83,7 @@ static void send_probe(struct asking *a, uint32_t timeout_ms)
         struct probe_request request = {
             .central_url = o->central_url,
             .path = o->probe_path,
+            .get = o->probe_get,
             .llm = llm,
             .token = run->token,
             .ca_file = o->ca_file,

@@ -513,6 +513,15 @@ static void read_gate(lua_State *L, int index, deputy_options *options)
         luaL_error(L, "%s: gate: expected \"probe\" or \"policy\", got \"%s\"", what, gate);
 }
 
+static void read_probe_method(lua_State *L, int index, deputy_options *options)
+{
+    const char *method = option_string(L, index, what, "probe_method");
+    if (method && strcmp(method, "GET") == 0)
+        options->probe_get = true;
+    else if (method && strcmp(method, "HEAD") != 0)
+        luaL_error(L, "%s: probe_method: expected \"HEAD\" or \"GET\", got \"%s\"", what, method);
+}
+
 static void read_verify(lua_State *L, int index, deputy_options *options)
 {
     const char *verify = option_string(L, index, what, "verify");
@@ -535,9 +544,9 @@ static bool keep_function(lua_State *L, int index, const char *name, int self, i
 
 static void read_options(lua_State *L, int index, int self, struct lua_router *router, deputy_options *options)
 {
-    static const char *const known[] = {"central_url", "bearer_token", "policy", "ca_file",   "probe_path",
-                                        "inference",   "settings",     "gate",   "permit_ms", "timeouts",
-                                        "limits",      "on_log",       "probe",  "verify",    NULL};
+    static const char *const known[] = {
+        "central_url", "bearer_token", "policy", "ca_file", "probe_path", "inference", "settings",     "gate",
+        "permit_ms",   "timeouts",     "limits", "on_log",  "probe",      "verify",    "probe_method", NULL};
     options_check(L, index, what, known);
     options->central_url = option_string(L, index, what, "central_url");
     options->bearer_token = option_string(L, index, what, "bearer_token");
@@ -546,6 +555,7 @@ static void read_options(lua_State *L, int index, int self, struct lua_router *r
     options->permit_ms = (uint32_t)option_number(L, index, what, "permit_ms", UINT32_MAX);
     read_gate(L, index, options);
     read_verify(L, index, options);
+    read_probe_method(L, index, options);
     read_numbers(L, index, "timeouts", timeouts, sizeof(timeouts) / sizeof(timeouts[0]), &options->timeouts);
     read_numbers(L, index, "limits", limits, sizeof(limits) / sizeof(limits[0]), &options->limits);
     read_routes(L, index, options);

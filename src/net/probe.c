@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { DEFAULT_TIMEOUT_MS = 2000 };
+enum { DEFAULT_TIMEOUT_MS = 2000, BODY_MAX = 65536 };
 
 struct probe {
     struct http_transfer *transfer;
@@ -15,6 +15,7 @@ struct probe {
     void (*on_answer)(void *user, const deputy_probe_answer *answer);
     uint64_t start_us;
     deputy_probe_answer answer;
+    size_t body_len;
     bool two_types;
 };
 
@@ -43,6 +44,14 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     }
 }
 
+static int on_bytes(void *user, const void *bytes, size_t len)
+{
+    (void)bytes;
+    struct probe *probe = user;
+    probe->body_len += len;
+    return probe->body_len <= BODY_MAX ? DEPUTY_OK : DEPUTY_ELIMIT;
+}
+
 static deputy_probe_kind kind_of(enum http_end end)
 {
     switch (end) {
@@ -55,6 +64,7 @@ static deputy_probe_kind kind_of(enum http_end end)
     case HTTP_TLS:
         return DEPUTY_PROBE_TLS;
     case HTTP_LIMIT:
+    case HTTP_STOPPED:
         return DEPUTY_PROBE_LIMIT;
     case HTTP_PROTOCOL:
     case HTTP_CUT:
@@ -69,7 +79,7 @@ static void on_end(void *user, const struct http_result *result)
     struct probe *probe = user;
     deputy_probe_answer answer = probe->answer;
     answer.kind = kind_of(result->end);
-    if (answer.kind == DEPUTY_PROBE_OK && probe->two_types)
+    if (answer.kind == DEPUTY_PROBE_OK && (probe->two_types || result->unframed))
         answer.kind = DEPUTY_PROBE_PROTOCOL;
     if (answer.kind == DEPUTY_PROBE_OK)
         answer.status = result->status;
@@ -82,14 +92,14 @@ static void on_end(void *user, const struct http_result *result)
     on_answer(owner, &answer);
 }
 
-static int send_head(struct loop *loop, const struct probe_request *request, struct probe *probe)
+static int send_probe(struct loop *loop, const struct probe_request *request, struct probe *probe)
 {
     char *url;
     int code = url_expand(request->central_url, request->path, request->llm, NULL, &url, NULL);
     if (code != DEPUTY_OK)
         return code;
     struct http_request http = {
-        .method = "HEAD",
+        .method = request->get ? "GET" : "HEAD",
         .url = url,
         .bearer = request->token,
         .ca_file = request->ca_file,
@@ -99,6 +109,7 @@ static int send_head(struct loop *loop, const struct probe_request *request, str
         .fresh = true,
         .user = probe,
         .on_head = on_head,
+        .on_bytes = on_bytes,
         .on_end = on_end,
     };
     code = http_start(loop, &http, &probe->transfer, NULL);
@@ -121,7 +132,7 @@ int probe_start(struct loop *loop, const struct probe_request *request, struct p
     probe->user = request->user;
     probe->on_answer = request->on_answer;
     probe->start_us = loop_now_us();
-    int code = send_head(loop, request, probe);
+    int code = send_probe(loop, request, probe);
     if (code == DEPUTY_OK) {
         *out = probe;
         return DEPUTY_OK;

@@ -1,5 +1,5 @@
-/* net/probe.h - HEAD {central}{path} with the caller's token, once, on a connection of its own. It reports what came;
- * what that means is the gate's and the policy's to say. */
+/* net/probe.h - HEAD (or GET) {central}{path} with the caller's token, once, on a connection of its own. It reports
+ * what came; what that means is the gate's and the policy's to say. */
 #ifndef NET_PROBE_H
 #define NET_PROBE_H
 
@@ -11,6 +11,7 @@ struct probe;
 struct probe_request {
     const char *central_url;
     const char *path; /* "/api/v1/llms/{llm}" */
+    bool get;         /* GET instead of HEAD. A body of over 64 KiB is LIMIT, one whose end nothing marks PROTOCOL */
     const char *llm;
     const char *token; /* NULL, or not a valid token: NO_TOKEN, without I/O */
     const char *ca_file;
