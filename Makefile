@@ -39,7 +39,7 @@ MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.
              lua_message.c))
 LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c src/lua/*.c))
 # Modules that a policy may require travel inside the library.
-EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua presets.lua discover.lua nearest.lua web_address.lua),$(wildcard lua/deputy/*.lua))
+EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua presets.lua commands.lua discover.lua nearest.lua web_address.lua),$(wildcard lua/deputy/*.lua))
 # The server side: for the CLI, not for the library.
 HTTP1_SRC := $(wildcard src/http1/*.c)
 HOST_SRC := $(wildcard src/relay/*.c src/gateway/*.c src/central/*.c)

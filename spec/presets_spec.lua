@@ -1,6 +1,13 @@
 -- The presets: a managed provider's configuration becomes the exact command of its server, and nothing is started.
+local uv = require "luv"
+local cjson = require "cjson"
+local commands = require "deputy.commands"
 local config = require "deputy.config"
 local presets = require "deputy.presets"
+local shell = require "spec.support.shell"
+local tmp = require "spec.support.tmp"
+
+local BUILD = assert(uv.fs_realpath(os.getenv("DEPUTY_BUILD") or "build"))
 
 -- What is started for a provider with these keys, as JSON text.
 local function launch(keys)
@@ -108,6 +115,17 @@ describe("an ollama provider", function()
 end)
 
 describe("presets", function()
+  it("mean relative paths from where deputy runs, also when the server runs elsewhere", function()
+    local here = { here = "/home/ann/work" }
+    local function first(provider) return presets.launch(provider, here).command[1] end
+    assert.equal("/home/ann/work/bin/x", first{ type = "managed", command = { "bin/x" }, cwd = "/srv" })
+    assert.equal("x", first{ type = "managed", command = { "x" }, cwd = "/srv" })
+    assert.equal("bin/x", first{ type = "managed", command = { "bin/x" } })
+    assert.equal("/home/ann/work/v/bin/vllm", first{ type = "vllm-managed", model = "m", venvPath = "v", cwd = "/srv" })
+    local command = presets.launch({ type = "llama-server", model = "m.gguf", cwd = "/srv" }, here).command
+    assert.same({ "llama-server", "--model", "/home/ann/work/m.gguf" }, table.move(command, 1, 3, 1, {}))
+  end)
+
   it("are nothing for what deputy does not start", function()
     assert.is_nil(presets.launch{ type = "echo" })
     assert.is_nil(presets.launch{ type = "openai", url = "http://127.0.0.1:1/v1" })
@@ -123,5 +141,80 @@ describe("presets", function()
       assert.is_nil(presets.reserved_flag("vllm-managed", argument))
     end
     assert.is_nil(presets.reserved_flag("llama-server", "-mm"))
+  end)
+end)
+
+describe("deputy providers --commands", function()
+  local SECRET = "hf_very_secret"
+
+  local function run(providers, ...)
+    local dir = tmp.dir()
+    tmp.write(dir, "deputy.json", '{"central": {"url": "http://127.0.0.1:1"}, "providers": ' .. providers .. "}")
+    local env = { DEPUTY_LUA = uv.cwd() .. "/lua", HOME = "/home/ann", PATH = "/usr/bin:/bin" }
+    return shell.run{ BUILD .. "/deputy", "providers", "--commands", cwd = dir, env = env, ... }, dir
+  end
+
+  local all = [==[ [
+    {"name": "qwen", "type": "vllm-managed", "model": "Qwen/Qwen3-0.6B", "venvPath": "~/vllm", "port": 8001,
+     "gpuMemoryUtilization": 0.75, "env": {"HF_TOKEN": "]==] .. SECRET .. [==["}, "cwd": "/srv"},
+    {"name": "tiny", "type": "llama-server", "model": "it's.gguf", "extraArgs": ["--hf-token", "]==] .. SECRET .. [==[",
+     "--max-tokens", "5", "--x-key=]==] .. SECRET .. [==[", "{a,b}", "x\ny", ""]},
+    {"name": "pulled", "type": "ollama", "model": "m"}, {"name": "e", "type": "echo"},
+    {"name": "own", "type": "managed", "command": ["/bin/touch", "started", "{port}"],
+     "apiKey": "]==] .. SECRET .. [==["}
+  ] ]==]
+
+  it("prints what would be started, one line for a shell each, without a secret", function()
+    local r, dir = run(all)
+    assert.equal("", r.stderr)
+    assert.equal(table.concat({
+      "# qwen (vllm-managed), in /srv",
+      "HF_TOKEN='[key]' PATH=/home/ann/vllm/bin:/usr/bin:/bin VIRTUAL_ENV=/home/ann/vllm VLLM_API_KEY='[key]' "
+        .. "/home/ann/vllm/bin/vllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.75 --host 127.0.0.1 --port 8001",
+      "# tiny (llama-server)",
+      "LLAMA_API_KEY='[key]' llama-server --model 'it'\\''s.gguf' --alias 'it'\\''s' --hf-token '[key]' "
+        .. "--max-tokens 5 '--x-key=[key]' '{a,b}' $'x\\x0ay' '' --host 127.0.0.1 --port {port}",
+      "# pulled (ollama)",
+      "OLLAMA_HOST=127.0.0.1:{port} OLLAMA_KEEP_ALIVE=-1 OLLAMA_NOPRUNE=1 ollama serve",
+      "# own (managed)", "/bin/touch started {port}", "",
+    }, "\n"), r.stdout)
+    assert.is_nil(uv.fs_stat(dir .. "/started"))
+  end)
+
+  it("prints lines that a shell takes apart into exactly these words", function()
+    local arguments = {
+      "--plain", "a b", "it's", "", "$HOME", "`x`", "{a,b}", "{1..3}", "~", "*", "a\\b", "\1\n\t'\\", "ü",
+    }
+    local command = { "printf", "%s\\0", table.unpack(arguments) }
+    local line = commands.line{ env = {}, command = command }
+    local r = shell.run{ "bash", "-c", line:gsub("%%s\\\\0", "%%s\\0"), env = { HOME = "/nowhere" } }
+    assert.same(arguments, (function()
+      local words_ = {}
+      for word in r.stdout:gmatch("([^\0]*)\0") do words_[#words_ + 1] = word end
+      return words_
+    end)(), line)
+  end)
+
+  it("prints one JSON array with --json", function()
+    local r = run(all, "--json")
+    assert.is_nil(r.stdout:find(SECRET, 1, true))
+    local found = cjson.decode(r.stdout)
+    assert.equal(4, #found)
+    assert.same({
+      name = "own", type = "managed", command = { "/bin/touch", "started", "{port}" }, env = {}, cwd = cjson.null,
+    }, found[4])
+    assert.same({ "HF_TOKEN=[key]", "/srv" }, { found[1].env[1], found[1].cwd })
+  end)
+
+  it("prints nothing where deputy starts nothing", function()
+    assert.equal("", run('[{"name": "e", "type": "echo"}]').stdout)
+    assert.equal("[]\n", run('[{"name": "e", "type": "echo"}]', "--json").stdout)
+  end)
+
+  it("says the mistakes of the configuration instead", function()
+    local r = run '[{"name": "a", "type": "ollama"}]'
+    assert.equal(1, r.status)
+    assert.matches("providers%[0%]%.model: missing", r.stderr)
+    assert.equal(2, shell.run{ BUILD .. "/deputy", "providers", "discover", "--commands" }.status)
   end)
 end)

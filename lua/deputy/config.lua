@@ -6,6 +6,7 @@
 --
 -- config.parse(text, options)  the same for a text. options, all optional:
 --     dir        what relative file names start from (the current directory)
+--     here       the current directory, absolute, for servers that are started elsewhere
 --     env        function(name) -> string or nil (os.getenv)
 --     home       what ~ stands for (env "HOME")
 --     read_file  function(path, max) -> at most max bytes, or nil and why
@@ -710,7 +711,7 @@ end
 local function new_reader(options)
   return setmetatable({
     problems = {}, warnings = {}, dir = options.dir or ".", env = options.env or os.getenv, home = options.home,
-    read_file = options.read_file or read_file, mode = options.mode, file = options.file,
+    read_file = options.read_file or read_file, mode = options.mode, file = options.file, here = options.here,
   }, Reader)
 end
 
@@ -733,7 +734,8 @@ end
 
 local function finish(reader, out)
   out.policy.settingsText = reader.settings_text or "{}"
-  for _, each in ipairs(out.providers) do each.launch = presets.launch(each, { path = reader.env("PATH") }) end
+  local options = { path = reader.env("PATH"), here = reader.here }
+  for _, each in ipairs(out.providers) do each.launch = presets.launch(each, options) end
   return out
 end
 

@@ -1,7 +1,7 @@
 -- What a managed provider runs: the exact command and environment of its model server, from its configuration.
 --
 --   local presets = require "deputy.presets"
---   local launch = presets.launch(provider, { path = os.getenv "PATH" })
+--   local launch = presets.launch(provider, { path = os.getenv "PATH", here = "/current/directory" })
 --
 -- provider is an entry of `providers` as deputy.config reads it. Returns nil for a type that deputy does not start;
 -- for the others
@@ -58,10 +58,20 @@ local function bind(command)
   return append(command, { "--host", "127.0.0.1", "--port", "{port}" })
 end
 
+-- A relative path is meant from where deputy runs, also when the server runs elsewhere. A name without a slash is
+-- looked up in PATH, unless it is known to be a file.
+local function anchor(provider, options, path, is_file)
+  if not path or not provider.cwd or not options.here or path:sub(1, 1) == "/" then return path end
+  if not is_file and not path:find("/", 1, true) then return path end
+  return options.here .. "/" .. path
+end
+
 local makers = {}
 
-function makers.managed(provider)
-  return { command = provider.command, env = {}, model = provider.model, base_path = provider.basePath }
+function makers.managed(provider, options)
+  local command = append({}, provider.command)
+  command[1] = anchor(provider, options, command[1])
+  return { command = command, env = {}, model = provider.model, base_path = provider.basePath }
 end
 
 -- Run through the environment's own folder, so that what vLLM starts (ninja, for one) is found as if it were activated.
@@ -71,15 +81,16 @@ local function venv_env(venv, path)
 end
 
 makers["vllm-managed"] = function(provider, options)
-  local venv = provider.venvPath
-  local command = { venv and venv .. "/bin/vllm" or "vllm", "serve", provider.model }
+  local venv = anchor(provider, options, provider.venvPath, true)
+  local model = provider.model:find("^%.") and anchor(provider, options, provider.model, true) or provider.model
+  local command = { venv and venv .. "/bin/vllm" or "vllm", "serve", model }
   option(command, "--gpu-memory-utilization", provider.gpuMemoryUtilization)
   option(command, "--max-model-len", provider.maxModelLen)
   option(command, "--tensor-parallel-size", provider.tensorParallelSize)
   append(command, provider.extraArgs)
   local env = venv_env(venv, options.path)
   env.VLLM_API_KEY = "{apiKey}"
-  return { command = bind(command), env = env, model = provider.model }
+  return { command = bind(command), env = env, model = model }
 end
 
 -- What callers see as the model's name: the file's, without the folders, which are nobody's business. To llama-server a
@@ -89,9 +100,12 @@ local function alias_of(file)
   return stem ~= "" and stem or "model"
 end
 
-makers["llama-server"] = function(provider)
+makers["llama-server"] = function(provider, options)
   local alias = alias_of(provider.model)
-  local command = { provider.executable or "llama-server", "--model", provider.model, "--alias", "{model}" }
+  local command = {
+    anchor(provider, options, provider.executable) or "llama-server",
+    "--model", anchor(provider, options, provider.model, true), "--alias", "{model}",
+  }
   option(command, "--ctx-size", provider.contextSize)
   option(command, "--n-gpu-layers", provider.gpuLayers)
   option(command, "--parallel", provider.parallel)
@@ -102,12 +116,12 @@ end
 
 -- Knows no key. It keeps its model for as long as deputy keeps it, and it tidies nothing up in a folder that another
 -- Ollama may be using.
-function makers.ollama(provider)
+function makers.ollama(provider, options)
   return {
-    command = { provider.executable or "ollama", "serve" }, model = provider.model,
+    command = { anchor(provider, options, provider.executable) or "ollama", "serve" }, model = provider.model,
     env = {
       OLLAMA_HOST = "127.0.0.1:{port}", OLLAMA_KEEP_ALIVE = "-1", OLLAMA_NOPRUNE = "1",
-      OLLAMA_MODELS = provider.modelsPath,
+      OLLAMA_MODELS = anchor(provider, options, provider.modelsPath, true),
       OLLAMA_CONTEXT_LENGTH = provider.contextSize and number(provider.contextSize),
     },
   }

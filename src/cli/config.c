@@ -283,6 +283,11 @@ static int read_config(lua_State *L)
     lua_newtable(L);
     lua_pushcfunction(L, mode_of);
     lua_setfield(L, -2, "mode");
+    char here[4096];
+    if (getcwd(here, sizeof(here))) {
+        lua_pushstring(L, here);
+        lua_setfield(L, -2, "here");
+    }
     lua_call(L, 2, 2);
     int settings = lua_gettop(L) - 1;
     reading->ok = lua_istable(L, settings);

@@ -1,6 +1,7 @@
 #include "discover.h"
 #include "host.h"
 #include "json_out.h"
+#include "lua_main.h"
 #include "text.h"
 
 #include <stdio.h>
@@ -185,13 +186,30 @@ static int list(const struct options *options)
     return status;
 }
 
+/* What is in the configuration is said as everywhere else; the rest is in lua/deputy/commands.lua. */
+static int print_commands(const struct options *options)
+{
+    char name[] = "commands", json[] = "--json";
+    struct config config;
+    int status = config_load(options, stderr, NULL, &config);
+    char *arguments[] = {name, config.file, json};
+    if (status == STATUS_OK)
+        status = lua_main(options->command, "deputy.commands", options->json ? 3 : 2, arguments, NULL);
+    config_free(&config);
+    return status;
+}
+
 static int run(const struct options *options)
 {
     const char *verb = options->n_operands > 0 ? options->operands[0] : "";
+    if (options->commands && verb[0])
+        return usage_error(options->command, "--commands goes without '%.64s'", verb);
     if ((options->ports || options->llm) && strcmp(verb, "discover") != 0)
         return usage_error(options->command, "--ports and --for go with 'discover'");
     if (strcmp(verb, "discover") == 0)
         return discover_run(options);
+    if (options->commands)
+        return print_commands(options);
     if (verb[0])
         return usage_error(options->command, "unknown operand '%.64s': expected discover", verb);
     return list(options);
@@ -203,12 +221,15 @@ const struct command providers_command = {
     .operands = "[discover]",
     .n_operands = 1,
     .n_optional = 1,
-    .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE | OPTION_PORTS | OPTION_FOR,
-    .about = "Lists the configured providers in their order: type, the LLMs that each may stand in for, whether it is\n"
-             "available now (each is given 2 seconds), and the models that it names. -v says why one is not.\n"
-             "\n"
-             "'discover' looks on this machine for model servers that already run, says on stderr what each is, and\n"
-             "prints configuration for them. It needs no configuration itself.\n",
+    .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE | OPTION_COMMANDS | OPTION_PORTS | OPTION_FOR,
+    .about =
+        "Lists the configured providers in their order: type, the LLMs that each may stand in for, whether it is\n"
+        "available now (each is given 2 seconds), and the models that it names. -v says why one is not.\n"
+        "--commands prints what would be started for each provider whose server deputy starts itself, as a line for\n"
+        "a shell, with [key] in place of secrets and {port} for a port that is picked at each start.\n"
+        "\n"
+        "'discover' looks on this machine for model servers that already run, says on stderr what each is, and\n"
+        "prints configuration for them. It needs no configuration itself.\n",
     .exits = "  0  listed, whether available or not\n  1  the configuration is not usable\n  2  wrong arguments\n",
     .example = "deputy providers --json",
     .run = run,
