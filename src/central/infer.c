@@ -56,7 +56,6 @@ static void explain_rejection(const struct inference *f, struct problem *problem
 static void explain(struct relay *relay, const deputy_outcome *o, const deputy_failure *failure,
                     struct problem *problem)
 {
-    const struct inference *f = inference_of(relay);
     if (!relay->head_sent && o->result == DEPUTY_RESULT_CANCELLED) {
         problem_set(problem, 503, "shutting_down", "the central is shutting down: ask again");
         return;
