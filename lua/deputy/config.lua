@@ -19,6 +19,7 @@
 -- `launch` what deputy.presets makes of it.
 -- config.load(path, options)   reads the file; dir and file come from path.
 -- config.defaults(options)     what an empty configuration would have.
+-- config.load_as(schema, path, options)   another kind of configuration; schema is made of config.kinds.
 -- config.format(problem, file) "FILE:LINE: KEY: MESSAGE", without what is not known.
 --
 -- No message ever holds the value of a token or key, nor that of a ...File, where people put tokens by mistake.
@@ -107,6 +108,11 @@ local provider = variant{
       contextSize = count(100000000),
     }),
   },
+}
+
+config.kinds = {
+  object = object, text = text, integer = integer, choice = choice, address = address, path = path, secret = secret,
+  ms = ms,
 }
 
 local schema = object{
@@ -739,28 +745,40 @@ local function finish(reader, out)
   return out
 end
 
-function config.parse(text_, options)
-  local reader = new_reader(options or {})
+-- The settings as far as they can be read, and where they stand; each mistake is the reader's.
+local function read_text(reader, schema_, text_)
   text_ = text_:gsub("^\xef\xbb\xbf", "")
   reader.text = text_
   local value, problem = decode(text_)
-  if problem then return nil, { problem } end
+  if problem then
+    reader.problems[1] = problem
+    return nil
+  end
   local place, doubles = json_map.read(text_)
   for _, double in ipairs(doubles) do
     reader:problem(printable(double.key), double, "stands here for the second time")
   end
-  local out = read.object(reader, schema, value, "", place)
-  if #reader.problems == 0 then reader:check_ports(out.providers, place.fields.providers) end
-  if #reader.problems > 0 then
-    table.sort(reader.problems, by_line)
-    return nil, reader.problems
-  end
-  warn_of_risks(reader, out, place)
-  table.sort(reader.warnings, by_line)
-  return finish(reader, out), reader.warnings
+  return read.object(reader, schema_, value, "", place), place
 end
 
-function config.load(file, options)
+local function answer(reader, out)
+  local found = #reader.problems > 0 and reader.problems or reader.warnings
+  table.sort(found, by_line)
+  return #reader.problems == 0 and out or nil, found
+end
+
+function config.parse(text_, options)
+  local reader = new_reader(options or {})
+  local out, place = read_text(reader, schema, text_)
+  if #reader.problems == 0 then reader:check_ports(out.providers, place.fields.providers) end
+  if #reader.problems == 0 then
+    warn_of_risks(reader, out, place)
+    finish(reader, out)
+  end
+  return answer(reader, out)
+end
+
+local function with_file(file, options)
   local all = {}
   for option, value in pairs(options or {}) do all[option] = value end
   all.file = file
@@ -768,7 +786,20 @@ function config.load(file, options)
   if all.dir == "" then all.dir = "/" end
   local content, why = (all.read_file or read_file)(file, MAX_CONFIG_BYTES + 1)
   if not content then return nil, { { key = "", message = "cannot be read: " .. why } } end
+  return content, all
+end
+
+function config.load(file, options)
+  local content, all = with_file(file, options)
+  if not content then return nil, all end
   return config.parse(content, all)
+end
+
+function config.load_as(schema_, file, options)
+  local content, all = with_file(file, options)
+  if not content then return nil, all end
+  local reader = new_reader(all)
+  return answer(reader, (read_text(reader, schema_, content)))
 end
 
 function config.defaults(options)
