@@ -11,6 +11,7 @@
 --   gw:stop()           SIGTERM, and the exit status
 --   gateway.run(config, ...)    one that is expected not to start: { status, stderr, ... }
 --   gateway.stop_all()  in after_each: each must end with 0, without a word of a sanitizer
+-- gateway.launch, gateway.methods and gateway.environment are for support/central.lua.
 local uv = require "luv"
 local lfs = require "lfs"
 local cjson = require "cjson"
@@ -48,20 +49,26 @@ function gateway.run(config, ...)
   return shell.run{ env = environment(dir), cwd = dir, timeout_ms = START_MS, DEPUTY, "serve", "-c", path, ... }
 end
 
-function gateway.start(config, options)
-  options = options or {}
-  local self = setmetatable({ dir = options.dir or tmp.dir() }, Gateway)
-  self.config = write_config(self.dir, config)
-  self.log_path = self.dir .. "/log"
-  self.process = shell.start{
-    "sh", "-c", (options.ulimit and "ulimit -Sn " .. options.ulimit .. "; " or "") ..
-    'exec "$0" "$@" 2>>' .. self.log_path, DEPUTY, "serve", "-c", self.config, env = environment(self.dir,
-    options.env), cwd = self.dir,
-  }
+-- Runs deputy with these arguments until it says where it listens; kind: what its methods are looked up in.
+function gateway.launch(kind, dir, options, ...)
+  local self = setmetatable({ dir = dir, log_path = dir .. "/log" }, kind)
+  local limit = options.ulimit and "ulimit -Sn " .. options.ulimit .. "; " or ""
+  local command = { "sh", "-c", limit .. 'exec "$0" "$@" 2>>' .. self.log_path, DEPUTY, ... }
+  command.env, command.cwd = environment(dir, options.env), dir
+  self.process = shell.start(command)
   self.pid = self.process.pid
   running[self] = true
   self.address = self:wait_log("msg\"?[=:]\"?listening\"?[ ,]\"?address\"?[=:]\"?([^%s\"]+)", START_MS)
-  if not self.address then error("deputy serve did not start: " .. self:log(), 2) end
+  if not self.address then error("deputy did not start: " .. self:log(), 3) end
+  return self
+end
+
+function gateway.start(config, options)
+  options = options or {}
+  local dir = options.dir or tmp.dir()
+  local path = write_config(dir, config)
+  local self = gateway.launch(Gateway, dir, options, "serve", "-c", path)
+  self.config = path
   return self
 end
 
@@ -137,9 +144,10 @@ function gateway.stop_all()
     if status == nil then self.process:stop() end
     local log = self:log()
     if status ~= 0 or log:find("Sanitizer") or log:find("runtime error") then
-      error(("deputy serve ended with %s: %s"):format(tostring(status), log:sub(-4000)), 2)
+      error(("deputy ended with %s: %s"):format(tostring(status), log:sub(-4000)), 2)
     end
   end
 end
 
+gateway.methods, gateway.environment, gateway.DEPUTY = Gateway, environment, DEPUTY
 return gateway
