@@ -1,0 +1,212 @@
+-- The database: connecting, prepared statements, transactions, and what happens when it is busy or gone.
+--
+--   local database, why = store.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text) }
+--   database:one(sql, ...)      the first row as an array, or nil; ? in sql stands for one of the values
+--   database:all(sql, ...)      every row; the statement bounds how many
+--   database:run(sql, ...)      how many rows were changed
+--   database:transaction(fn)    one writer at a time, in all processes: what fn reads stays true until the commit. It
+--                               is undone when fn raises or returns nil; returns what fn returned
+--   database:backup(path), database:close()
+--   store.is_error(value)       whether a raised value is one of this module's:
+--                               { kind = "busy" | "lost" | "failed", message = "..." }
+-- These raise such an error; a value with a NUL byte is refused, since the drivers would cut it there.
+--
+-- Nothing waits longer than store.TIMEOUT_MS. A lost connection is opened again by the next call, but not more often
+-- than every few seconds while the server does not answer. Rows are never cached: each call sees what was committed
+-- before it, by whichever process.
+--
+-- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
+local DIALECTS = { sqlite = require "central.dialect_sqlite", postgres = require "central.dialect_postgres" }
+
+local store = {}
+store.TIMEOUT_MS = 1000
+
+local Error = {}
+Error.__index = Error
+Error.__tostring = function(self) return self.message end
+
+function store.is_error(value)
+  return getmetatable(value) == Error
+end
+
+local Store = {}
+Store.__index = Store
+
+local function raise(kind, message)
+  error(setmetatable({ kind = kind, message = message }, Error), 0)
+end
+
+-- The dialect and what it connects to; nil and why when db is neither.
+local function parse(db)
+  if type(db) ~= "string" or db == "" or db:find("%c") then
+    return nil, 'expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME"'
+  end
+  local file = db:match("^sqlite:(.+)$")
+  if file then return DIALECTS.sqlite, DIALECTS.sqlite.parse(file) end
+  if db:find("^postgres://") or db:find("^postgresql://") then
+    return DIALECTS.postgres, DIALECTS.postgres.parse(db)
+  end
+  -- The text itself is not shown: a mistyped URL may hold a password.
+  return nil, ('expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME", got one that begins with "%s"')
+    :format((db:match("^%w*")))
+end
+
+function store.open(options)
+  local dialect, target, why = parse(options.db)
+  if not target then return nil, why or target end
+  local self = setmetatable({
+    dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
+    clock = options.clock or os.time,
+  }, Store)
+  local ok, failure = pcall(self.connect, self)
+  if not ok then return nil, tostring(failure) end
+  return self
+end
+
+function Store:connect()
+  local now = self.clock()
+  if now < self.retry_at then raise("lost", "the database does not answer: " .. self.last_failure) end
+  local connection, why = self.dialect.connect(self.target, store.TIMEOUT_MS)
+  if not connection then
+    self.last_failure = why
+    self.failures = (self.failures or 0) + 1
+    self.retry_at = now + math.min(self.failures, self.dialect.MAX_RETRY_S)
+    self.log("error", "the database does not answer: " .. why)
+    raise("lost", "the database does not answer: " .. why)
+  end
+  if self.failures then self.log("info", "the database answers again") end
+  self.failures, self.retry_at = nil, 0
+  self.connection = connection
+  local ok, failure = pcall(function()
+    for _, sql in ipairs(self.dialect.SETTINGS) do self:one(sql) end
+  end)
+  if not ok then
+    self:drop()
+    error(failure, 0)
+  end
+end
+
+-- The driver's statements point at their connection without holding it: they go first.
+function Store:drop()
+  local connection, statements = self.connection, self.statements
+  self.connection, self.statements, self.in_transaction = nil, {}, false
+  if not connection then return end
+  for _, statement in pairs(statements) do pcall(statement.close, statement) end
+  pcall(connection.close, connection)
+end
+
+Store.close = Store.drop
+
+-- Raises for a statement that did not work. The statement goes: a failed one would answer its next use with the same
+-- error again.
+function Store:fail(sql, why)
+  why = tostring(why)
+  local statement = self.statements[sql]
+  if statement then
+    self.statements[sql] = nil
+    pcall(statement.close, statement)
+  end
+  local kind = self.dialect.classify(why)
+  if self.connection and not self.connection:ping() then
+    kind = "lost"
+    self:drop()
+  end
+  raise(kind, self.dialect.clean(self.target, why))
+end
+
+function Store:prepare(sql)
+  if not self.connection then self:connect() end
+  local ok, statement, why = pcall(self.connection.prepare, self.connection, sql)
+  if not ok or not statement then self:fail(sql, ok and why or statement) end
+  self.statements[sql] = statement
+  return statement
+end
+
+local function check_values(...)
+  for i = 1, select("#", ...) do
+    local value = select(i, ...)
+    if type(value) == "string" and value:find("\0", 1, true) then raise("failed", "a value holds a NUL byte") end
+  end
+end
+
+-- The values must live until the rows are read: the driver binds pointers to them. They do: as arguments of one, all.
+function Store:execute(sql, ...)
+  check_values(...)
+  local statement = self.statements[sql] or self:prepare(sql)
+  local ok, done, why = pcall(statement.execute, statement, ...)
+  if not ok or not done then self:fail(sql, ok and why or done) end
+  return statement
+end
+
+function Store:fetch(sql, statement)
+  local ok, row = pcall(statement.fetch, statement)
+  if not ok then self:fail(sql, row) end
+  return row
+end
+
+-- To the end, always: an unfinished statement would hold SQLite's snapshot, and later calls would see the past.
+function Store:one(sql, ...)
+  local statement = self:execute(sql, ...)
+  local row = self:fetch(sql, statement)
+  if row then
+    while self:fetch(sql, statement) do end
+  end
+  return row
+end
+
+function Store:all(sql, ...)
+  local statement = self:execute(sql, ...)
+  local rows = {}
+  local row = self:fetch(sql, statement)
+  while row do
+    rows[#rows + 1] = row
+    row = self:fetch(sql, statement)
+  end
+  return rows
+end
+
+function Store:run(sql, ...)
+  return self:execute(sql, ...):affected()
+end
+
+function Store:transaction(fn, ...)
+  assert(not self.in_transaction, "transactions do not nest")
+  for _, sql in ipairs(self.dialect.BEGIN) do
+    local ok, failure = pcall(self.one, self, sql)
+    if not ok then
+      self:rollback()
+      error(failure, 0)
+    end
+  end
+  self.in_transaction = true
+  local results = table.pack(pcall(fn, ...))
+  if results[1] and results[2] ~= nil then
+    local ok, failure = pcall(self.one, self, self.dialect.COMMIT)
+    if ok then
+      self.in_transaction = false
+      return table.unpack(results, 2, results.n)
+    end
+    results = { false, failure, n = 2 }
+  end
+  self:rollback()
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
+-- A connection that cannot even undo is not used again.
+function Store:rollback()
+  self.in_transaction = false
+  if self.connection and not pcall(self.one, self, self.dialect.ROLLBACK) then self:drop() end
+end
+
+-- A copy of the whole database at path, which must not exist; true, or nil and why.
+function Store:backup(path)
+  return self.dialect.backup(self, path)
+end
+
+-- Notices a connection that died while nobody used it, so that no request has to.
+function Store:check()
+  if self.connection or self.clock() >= self.retry_at then pcall(self.one, self, self.dialect.PING) end
+end
+
+return store
