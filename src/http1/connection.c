@@ -165,7 +165,7 @@ static void refuse_with(struct connection *c, int status, enum refusal refusal)
 
     c->exchange = NULL;
     exchange_free(e);
-    c->server->stats.refused++;
+    count_refusal(c->server, refusal);
     c->must_linger = true;
     out_send(c, &(struct iovec){text, len}, 1);
     connection_replied(c, false);

@@ -46,6 +46,7 @@ struct connection {
     size_t checked; /* of the head's bytes, by the guard */
     char *out;      /* not taken by the socket yet */
     size_t out_start, out_len, out_size;
+    size_t in_chunk; /* of its last bytes: of a chunk that may still grow; in front of them is room for its size */
     struct head_guard guard;
     union {
         struct sockaddr any;
@@ -158,6 +159,7 @@ void out_send(struct connection *c, struct iovec *pieces, int n);
 /* What is queued. */
 void out_flush(struct connection *c);
 void out_free(struct connection *c);
+void count_refusal(struct http1_server *server, enum refusal refusal);
 /* A whole reply of our own, with `connection: close`: its length. with_body false: for HEAD. */
 size_t refusal_text(struct http1_server *server, enum refusal refusal, bool with_body, char into[REFUSAL_SIZE]);
 /* The same for a handler's own status. */

@@ -142,7 +142,7 @@ static void turn_away(struct http1_server *server, int fd)
     char text[REFUSAL_SIZE];
     size_t len = refusal_text(server, REFUSAL_CONNECTIONS, true, text);
 
-    server->stats.refused++;
+    count_refusal(server, REFUSAL_CONNECTIONS);
     if (send(fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) {
         shutdown(fd, SHUT_WR);
         for (int i = 0; i < DRAIN_READS && recv(fd, server->read, READ_SIZE, MSG_DONTWAIT) > 0; i++) {
@@ -481,18 +481,25 @@ static void stop_listening(struct http1_server *server)
 /* ---- the server
  * --------------------------------------------------------------------------------------------------------- */
 
+static const struct http1_limits defaults = {
+    .header_ms = 10000,
+    .body_ms = 60000,
+    .write_ms = 60000,
+    .max_header_bytes = 65536,
+    .max_headers = 100,
+    .max_body_bytes = 33554432,
+    .max_queued_bytes = 65536,
+    .max_connections = 1024,
+};
+
+void http1_bound(struct http1_server *server, size_t max_body_bytes, unsigned max_connections)
+{
+    server->limits.max_body_bytes = max_body_bytes ? max_body_bytes : defaults.max_body_bytes;
+    server->limits.max_connections = max_connections ? max_connections : defaults.max_connections;
+}
+
 static void fill_limits(struct http1_server *server, const struct http1_limits *given)
 {
-    static const struct http1_limits defaults = {
-        .header_ms = 10000,
-        .body_ms = 60000,
-        .write_ms = 60000,
-        .max_header_bytes = 65536,
-        .max_headers = 100,
-        .max_body_bytes = 33554432,
-        .max_queued_bytes = 65536,
-        .max_connections = 1024,
-    };
     struct http1_limits *limits = &server->limits;
 
     *limits = given ? *given : defaults;

@@ -8,7 +8,14 @@
 
 #include "http1/connection.h"
 
-enum { OUT_FIRST = 1024, HEAD_ON_STACK = 2048, FIXED_BYTES = 256, WAITING_BYTES = 16384 };
+enum {
+    OUT_FIRST = 1024,
+    HEAD_ON_STACK = 2048,
+    FIXED_BYTES = 256,
+    WAITING_BYTES = 16384,
+    SIZE_DIGITS = 4, /* of a chunk that is made of what waits: WAITING_BYTES in hexadecimal */
+    SIZE_LINE = SIZE_DIGITS + 2
+};
 
 /* ---- the queue ----------------------------------------------------------------------------------------------------
  */
@@ -17,7 +24,7 @@ void out_free(struct connection *c)
 {
     free(c->out);
     c->out = NULL;
-    c->out_start = c->out_len = c->out_size = 0;
+    c->out_start = c->out_len = c->out_size = c->in_chunk = 0;
 }
 
 /* on_gone must not come from inside a write: it waits until the loop is about to sleep. */
@@ -72,6 +79,45 @@ static void out_copy(struct connection *c, const struct iovec *pieces, int n)
         }
     }
     c->out_len += len;
+}
+
+/* The last bytes of the queue become a chunk, behind the room that was left for its size. */
+static void close_chunk(struct connection *c)
+{
+    char digits[SIZE_LINE + 1];
+    size_t len = c->in_chunk, size, unused;
+    char *begin;
+
+    if (len == 0) {
+        return;
+    }
+    size = (size_t)snprintf(digits, sizeof(digits), "%x\r\n", (unsigned)len);
+    unused = SIZE_LINE - size;
+    begin = c->out + c->out_start + c->out_len - len - SIZE_LINE;
+    if (c->out_len == len + SIZE_LINE) {
+        memcpy(begin + unused, digits, size);
+        c->out_start += unused;
+    } else {
+        memcpy(begin, digits, size);
+        memmove(begin + size, begin + SIZE_LINE, len);
+    }
+    c->out_len -= unused;
+    memcpy(c->out + c->out_start + c->out_len, "\r\n", 2);
+    c->out_len += 2;
+    c->in_chunk = 0;
+}
+
+/* Pieces that come in one turn of the loop leave as one chunk, whatever chunks they came in. */
+static void add_to_chunk(struct connection *c, const void *bytes, size_t len)
+{
+    size_t before = c->in_chunk > 0 ? 0 : SIZE_LINE;
+    char *to = out_room(c, before + len + 2);
+
+    if (to) {
+        memcpy(to + before, bytes, len);
+        c->out_len += before + len;
+        c->in_chunk += len;
+    }
 }
 
 /* How much the socket took; breaks the connection when it fails. */
@@ -130,6 +176,7 @@ static void send_all(struct connection *c, const struct iovec *pieces, int n)
     size_t sent;
     bool progress;
 
+    close_chunk(c);
     if (c->out_len > 0) {
         all[total++] = (struct iovec){c->out + c->out_start, c->out_len};
     }
@@ -165,16 +212,6 @@ void out_send(struct connection *c, struct iovec *pieces, int n)
         out_copy(c, pieces, n);
     } else {
         send_all(c, pieces, n);
-    }
-}
-
-/* A head waits for the body's first bytes; when these are few, they wait for the end, which often follows at once. */
-static void send_or_wait(struct connection *c, struct iovec *pieces, int n, size_t len)
-{
-    if (c->out_len > 0 && c->out_len + len <= WAITING_BYTES && !c->broken) {
-        out_copy(c, pieces, n);
-    } else {
-        out_send(c, pieces, n);
     }
 }
 
@@ -384,19 +421,30 @@ int http1_head(struct http1_exchange *exchange, int status, const struct http1_h
 /* ---- bodies
  * ----------------------------------------------------------------------------------------------------------- */
 
+/* What is small waits for company until the loop is about to sleep: one call for all that a turn of it brings. */
 static void send_body(struct http1_exchange *e, const void *bytes, size_t len)
 {
+    struct connection *c = e->c;
+    bool waits = !c->blocked && !c->broken && c->out_len + len <= WAITING_BYTES;
     char size[24];
     struct iovec pieces[3] = {{.iov_base = size}, {.iov_len = len}, {.iov_base = (char[]){"\r\n"}, .iov_len = 2}};
 
-    /* writev does not write to it */
-    memcpy(&pieces[1].iov_base, &bytes, sizeof(bytes));
-    if (!e->reply_chunked) {
-        send_or_wait(e->c, pieces + 1, 1, len);
+    if (waits && e->reply_chunked) {
+        add_to_chunk(c, bytes, len);
+        pending_add(c);
         return;
     }
-    pieces[0].iov_len = (size_t)snprintf(size, sizeof(size), "%zx\r\n", len);
-    send_or_wait(e->c, pieces, 3, len);
+    /* writev does not write to it */
+    memcpy(&pieces[1].iov_base, &bytes, sizeof(bytes));
+    if (waits) {
+        out_copy(c, pieces + 1, 1);
+        pending_add(c);
+    } else if (e->reply_chunked) {
+        pieces[0].iov_len = (size_t)snprintf(size, sizeof(size), "%zx\r\n", len);
+        out_send(c, pieces, 3);
+    } else {
+        out_send(c, pieces + 1, 1);
+    }
 }
 
 bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len)
@@ -515,16 +563,32 @@ size_t status_text(struct http1_server *server, int status, bool with_body, char
     return own_text(server, status, "refused", reason_of(status), with_body, into);
 }
 
+static const struct {
+    int status;
+    const char *code, *sentence;
+} words[REFUSAL_COUNT] = {[REFUSAL_NONE] = {0, "handler", ""},
+#define REFUSAL_WORDS(name, status, code, sentence) [REFUSAL_##name] = {status, code, sentence},
+                          REFUSALS(REFUSAL_WORDS)
+#undef REFUSAL_WORDS
+};
+_Static_assert((int)REFUSAL_COUNT <= (int)HTTP1_REASONS, "each is counted by itself");
+
+const char *http1_reason(size_t i, int *status)
+{
+    if (i >= REFUSAL_COUNT) {
+        return NULL;
+    }
+    *status = words[i].status;
+    return words[i].code;
+}
+
+void count_refusal(struct http1_server *server, enum refusal refusal)
+{
+    server->stats.refused++;
+    server->stats.refused_by[refusal]++;
+}
+
 size_t refusal_text(struct http1_server *server, enum refusal refusal, bool with_body, char into[REFUSAL_SIZE])
 {
-    static const struct {
-        int status;
-        const char *code, *sentence;
-    } words[REFUSAL_COUNT] = {
-#define REFUSAL_WORDS(name, status, code, sentence) [REFUSAL_##name] = {status, code, sentence},
-        REFUSALS(REFUSAL_WORDS)
-#undef REFUSAL_WORDS
-    };
-
     return own_text(server, words[refusal].status, words[refusal].code, words[refusal].sentence, with_body, into);
 }

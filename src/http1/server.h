@@ -56,11 +56,18 @@ struct http1_handler {
     int (*on_head)(void *user, struct http1_exchange *exchange);
 };
 
+enum { HTTP1_REASONS = 24 };
+
 struct http1_stats {
     unsigned connections; /* open now */
     unsigned exchanges;   /* not answered yet */
     uint64_t accepted, refused, requests, bytes_in, bytes_out;
+    uint64_t refused_by[HTTP1_REASONS]; /* which of them for which reason: see http1_reason */
 };
+
+/* What refused_by[i] counts: the code in the reply's body and its status. NULL: nothing. "handler" is what on_head
+ * refused with a status of its own (0 here). */
+const char *http1_reason(size_t i, int *status);
 
 /* Listens on "host:port" (port 0: picked), "[v6]:port" or "unix:/path" (the socket is made with mode 0600 before it
  * listens; a stale one is replaced, a live one is EADDRINUSE). reuse_port: several servers share the port, one for each
@@ -74,6 +81,9 @@ int http1_listen(uv_loop_t *loop, const char *address, bool reuse_port, int fd, 
 const char *http1_address(const struct http1_server *server);
 int http1_fd(const struct http1_server *server); /* that it listens on, the server's; to share it: dup */
 const struct http1_stats *http1_stats(const struct http1_server *server);
+
+/* Other bounds for what begins from now on; 0 takes the default as in http1_limits. */
+void http1_bound(struct http1_server *server, size_t max_body_bytes, unsigned max_connections);
 
 /* Stops taking connections; those that are idle are closed, the others after their reply (which says `connection:
  * close`). Over when http1_stats says that no connection is left. */
@@ -110,8 +120,8 @@ enum { HTTP1_CHUNKED = -1 };
 int http1_head(struct http1_exchange *exchange, int status, const struct http1_header *headers, size_t n,
                int64_t length);
 
-/* The next bytes: written as far as the socket takes them, the rest copied; the first few of a body go out with the
- * head. false: the caller is slow; everything was taken, but write no more until on_room (or on_gone). Bytes beyond the
+/* The next bytes. They go out at the latest before the loop sleeps, together with what else comes until then: up to
+ * 16 KiB are copied for that, more is written as far as the socket takes it and the rest copied. false: the caller is slow; everything was taken, but write no more until on_room (or on_gone). Bytes beyond the
  * length that the head gave are dropped. */
 bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len);
 
