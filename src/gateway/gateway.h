@@ -41,12 +41,16 @@ struct gateway_provider {
     char state[16]; /* a word: "stopped", "starting", "ready", "draining", "stopping", "failed" */
     int64_t pid;    /* of its process, or 0 */
     int64_t since;  /* when this state began, in ms since 1970 */
-    uint64_t starts, crashes;
+    uint16_t port;  /* where it listens on this machine */
+    uint64_t uptime_ms;
+    uint32_t active, queued; /* runs that it serves, callers that wait for it */
+    uint64_t starts, crashes, stops;
     double ready_seconds; /* how long the last start took until it was ready */
     uint64_t memory_bytes;
-    char last_exit[64]; /* in words: "exit 1", "signal 9" */
-    char problem[256];  /* why it is not ready */
-    char *output;       /* the last it wrote; malloc'ed, the asker's to free; only when it was asked for */
+    int64_t gpu_bytes;   /* what it has of the GPUs' memory; -1: not known */
+    char last_exit[128]; /* in words: "exit status 1", "signal 9 (SIGKILL)" */
+    char problem[256];   /* why it is not ready */
+    char *output;        /* the last it wrote; malloc'ed, the asker's to free; only when it was asked for */
 };
 
 /* How the gateway gets at its configuration. An opaque `loaded` stands for one that was read. */
