@@ -4,7 +4,8 @@
 --   local auth = auths.new(database, clock)
 --   local caller, code = auth:check(authorization, key)     key: an LLM's id or name, or nil
 --   local caller, code = auth:standing(token_id, key)       the same for a caller who was known a moment ago
--- code says why not: "missing_token", "invalid_token", "expired_token", "revoked_token", "disabled_user".
+-- code says why not: "missing_token", "invalid_token", "expired_token", "revoked_token", "disabled_user"; for the last
+-- three, a third value says whose token it is: { id =, name =, token_id = }.
 -- caller: user_id, user, token_id, kind ("user" | "service"), rights (on that LLM, else on all: see rbac.lua), llm (its
 -- row: see llms.lua) or nil when there is none of that id or name.
 --   auth:flush()     writes down when tokens were last used; check() only notes it
@@ -90,7 +91,8 @@ function Auth:check(authorization, key)
   local row = self:find(token_id, key)
   local now = self.clock.text()
   local code = refusal(row, tokens.matches(row and row[1], secret), now)
-  if code then return nil, code, row and code ~= "invalid_token" and row[5] or nil end
+  if code == "invalid_token" then return nil, code end
+  if code then return nil, code, { id = row[4], name = row[5], token_id = token_id } end
   self:note_use(token_id, now)
   return caller_of(row, token_id)
 end

@@ -1,4 +1,5 @@
--- What comes in: the fields of an object, each checked by its kind; the first mistake is told.
+-- What comes in: the fields of an object, each checked by its kind; the first mistake is told. An input that could not
+-- even be read comes as the problem it had: it is told here, after whoever sent it turned out to be somebody who may.
 --
 --   local values, why = fields.read({ name = { kind = "name", required = true }, ... }, input)
 -- values holds what was given; an optional field that is given as null (cjson.null) is fields.NONE: "take it away".
@@ -128,6 +129,7 @@ local function one(spec, given)
 end
 
 function fields.read(shape, input)
+  if problem.is(input) then return nil, input end
   if type(input) ~= "table" or (#input > 0 and next(shape) ~= nil) then return bad(nil, "expected an object") end
   for _, field in ipairs(sorted_keys(input)) do
     if not shape[field] then

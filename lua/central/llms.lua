@@ -1,6 +1,7 @@
 -- The LLMs' rows. Who may do it is service.lua's business.
 --
 -- A row is an array, as the statements of auth.lua and of this module give it; llms.view() makes an object of it.
+local clocks = require "central.clock"
 local fields = require "central.fields"
 local ids = require "central.ids"
 local problem = require "central.problem"
@@ -23,7 +24,7 @@ local SQL = {
     SELECT id, name, description, type, url, model, api_key_env, api_key_file, enabled, paused, revision, created_at,
       updated_at FROM llms WHERE name > ? ORDER BY name LIMIT ?]],
   -- For those who have something on all LLMs: a deny may take single ones away. 1025 and 2050: view or admin is
-  -- allowed, is denied (rbac.lua).
+  -- allowed, is denied (rbac.lua); 1088 and 2176: edit or admin, who see what is disabled too.
   visible = [[
     SELECT * FROM (
       SELECT l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
@@ -33,7 +34,8 @@ local SQL = {
           | COALESCE((SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
             WHERE m.user_id = ? AND b.scope IN ('*', l.id)), 0) AS rights
       FROM llms l WHERE l.name > ?
-    ) AS seen WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0 ORDER BY name LIMIT ?]],
+    ) AS seen WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0
+      AND (enabled = 1 OR ((rights & 1088) <> 0 AND (rights & 2176) = 0)) ORDER BY name LIMIT ?]],
   -- For everybody else: only the LLMs that a binding names are looked at.
   visible_by_binding = [[
     SELECT * FROM (
@@ -47,7 +49,8 @@ local SQL = {
         SELECT b.llm_id FROM bindings b WHERE b.subject_id = ? AND b.llm_id IS NOT NULL
         UNION SELECT b.llm_id FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
           WHERE m.user_id = ? AND b.llm_id IS NOT NULL)
-    ) AS seen WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0 ORDER BY name LIMIT ?]],
+    ) AS seen WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0
+      AND (enabled = 1 OR ((rights & 1088) <> 0 AND (rights & 2176) = 0)) ORDER BY name LIMIT ?]],
   count = "SELECT count(*) FROM llms",
   insert = [[
     INSERT INTO llms (id, name, description, type, url, model, api_key_env, api_key_file, enabled, paused, revision,
@@ -97,6 +100,25 @@ function llms.view(row, full)
   end
   object.enabled, object.paused = row[AT.enabled] == 1, row[AT.paused] == 1
   return object
+end
+
+-- As OpenAI's API shows a model; of an object of view(), and of a row.
+function llms.model_of(object)
+  return {
+    id = object.name, object = "model", created = math.floor(clocks.parse(object.createdAt)), owned_by = "deputy",
+  }
+end
+
+function llms.model(row)
+  return llms.model_of{ name = row[AT.name], createdAt = row[AT.createdAt] }
+end
+
+-- Where inference goes. key differs after every change.
+function llms.upstream(row)
+  return {
+    key = row[AT.id] .. "@" .. row[AT.revision], name = row[AT.name], llm = row[AT.id], type = row[AT.type],
+    url = row[AT.url], model = row[AT.model], api_key_env = row[AT.apiKeyEnv], api_key_file = row[AT.apiKeyFile],
+  }
 end
 
 function llms.target(row)

@@ -13,7 +13,14 @@ local function printable(value)
   return #value > 64 and value:sub(1, 64) .. "..." or value
 end
 
-return function(status, code, message, ...)
+local problem = {}
+
+-- Whether a value is one.
+function problem.is(value)
+  return getmetatable(value) == Problem
+end
+
+local function new(_, status, code, message, ...)
   if select("#", ...) > 0 then
     local values = table.pack(...)
     for i = 1, values.n do values[i] = printable(values[i]) end
@@ -21,3 +28,5 @@ return function(status, code, message, ...)
   end
   return setmetatable({ status = status, code = code, message = message }, Problem)
 end
+
+return setmetatable(problem, { __call = new })

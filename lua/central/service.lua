@@ -1,6 +1,6 @@
 -- What can be done, each with the actor who does it: for the HTTP API, and for commands that work on the database.
 --
---   local service, why = services.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), now = clock }
+--   local service, why = services.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), now = f }
 --   local result, why = service:create_user(actor, { name = "alice" })
 -- Each operation returns its result, or nil and a problem (problem.lua). Objects have the keys of the HTTP API.
 --
@@ -74,7 +74,7 @@ function services.actor(caller, peer)
   }
 end
 
--- ---- who may ---------------------------------------------------------------------------------------------------------
+-- ---- who may -------------------------------------------------------------------------------------------------------
 
 local AUTHENTICATION = {
   missing_token = "expected a token: Authorization: Bearer dpt_...",
@@ -91,8 +91,8 @@ end
 -- Says nothing of the LLM: the same whether it exists or not.
 function services.forbidden(role, on_llm)
   if on_llm then
-    return problem(403, "permission_denied", 'you need the role "%s" on this LLM; without it, nobody is told whether it '
-      .. "exists", role)
+    return problem(403, "permission_denied", 'you need the role "%s" on this LLM; without it nobody is told whether '
+      .. "it exists", role)
   end
   return problem(403, "permission_denied", 'you need the role "%s" on all LLMs', role)
 end
@@ -139,7 +139,7 @@ local function allow_binding(self, actor, llm_key)
   return allow_on(self, actor, "admin", llm_key)
 end
 
--- ---- operations ------------------------------------------------------------------------------------------------------
+-- ---- operations ----------------------------------------------------------------------------------------------------
 
 local function failed(self, name, failure)
   if not store.is_error(failure) then
@@ -171,8 +171,12 @@ local function note_refusal(self, actor, action, asked, why)
   self.audit:refused(actor, action, nameable and { name = asked } or nil, why.code)
 end
 
+-- What the audit log calls each operation.
+services.ACTIONS = {}
+
 -- Defines service:NAME(actor, ...) with what is common to all of them.
 local function operation(name, action, fn)
+  services.ACTIONS[name] = action
   Service[name] = function(self, actor, ...)
     local results = table.pack(xpcall(fn, traced, self, actor, ...))
     if not results[1] then return nil, failed(self, action, results[2]) end
@@ -217,7 +221,7 @@ local function page(rows, limit, view, cursor)
   return objects, #rows > limit and rows[limit][cursor] or nil
 end
 
--- ---- LLMs ------------------------------------------------------------------------------------------------------------
+-- ---- LLMs ----------------------------------------------------------------------------------------------------------
 
 operation("list_llms", "llm.list", function(self, actor, options)
   local values, why = list_options(options)
@@ -263,7 +267,7 @@ operation("delete_llm", "llm.delete", function(self, actor, key)
   end)
 end)
 
--- ---- users, service accounts, groups ---------------------------------------------------------------------------------
+-- ---- users, service accounts, groups -------------------------------------------------------------------------------
 
 local function key_problem(key)
   local wrong = type(key) ~= "string" and "expected a name or an id" or fields.name_problem(key)
@@ -271,7 +275,7 @@ local function key_problem(key)
 end
 
 local function find_subject(self, key, wanted)
-  local wrong = key_problem(key)
+  local wrong = problem.is(key) and key or key_problem(key)
   if wrong then return nil, wrong end
   return subjects.find(self.database, key, wanted)
 end
@@ -281,6 +285,13 @@ local function is_own(actor, row, what)
   if actor.id == row[subjects.ID] then
     return problem(409, "own_account", "this is your own account: somebody else has to %s it", what)
   end
+end
+
+-- Their names, or nil when there are none: an empty table would be an empty object in JSON.
+local function group_names(self, user_id)
+  local names = {}
+  for i, group in ipairs(subjects.groups(self.database, user_id)) do names[i] = group[subjects.NAME] end
+  return names[1] and names or nil
 end
 
 local function define_subject(word, list_kind)
@@ -302,10 +313,7 @@ local function define_subject(word, list_kind)
     if not row then return nil, why end
     local object = subjects.view(row)
     if word == "user" then
-      object.groups = {}
-      for i, group in ipairs(subjects.groups(self.database, row[subjects.ID])) do
-        object.groups[i] = group[subjects.NAME]
-      end
+      object.groups = group_names(self, row[subjects.ID])
     end
     return object
   end)
@@ -390,7 +398,7 @@ operation("remove_member", "member.remove", function(self, actor, group_key, use
   end)
 end)
 
--- ---- tokens ----------------------------------------------------------------------------------------------------------
+-- ---- tokens --------------------------------------------------------------------------------------------------------
 
 -- Everybody sees and revokes his own; an admin everybody's. Only admins make them: whoever has found a token could
 -- otherwise give himself one that never expires.
@@ -448,7 +456,7 @@ operation("revoke_token", "token.revoke", function(self, actor, id)
   end)
 end)
 
--- ---- bindings --------------------------------------------------------------------------------------------------------
+-- ---- bindings ------------------------------------------------------------------------------------------------------
 
 local function llm_key_of(input)
   local key = type(input) == "table" and input.llm
@@ -519,20 +527,16 @@ operation("delete_binding", "binding.revoke", function(self, actor, id)
   end)
 end)
 
--- ---- the rest --------------------------------------------------------------------------------------------------------
+-- ---- the rest ------------------------------------------------------------------------------------------------------
 
 operation("whoami", "whoami", function(self, actor)
   local caller, why = standing(self, actor)
   if not caller then return nil, why end
   local roles = {}
   for _, role in ipairs(rbac.ROLES) do roles[role] = rbac.allows(caller.rights, role) end
-  local groups = {}
-  for i, group in ipairs(actor.id and subjects.groups(self.database, actor.id) or {}) do
-    groups[i] = group[subjects.NAME]
-  end
   return {
-    id = actor.id, name = actor.name, kind = actor.kind, tokenId = actor.token_id, groups = groups,
-    onAllLlms = roles,
+    id = actor.id, name = actor.name, kind = actor.kind, tokenId = actor.token_id,
+    groups = actor.id and group_names(self, actor.id), onAllLlms = roles,
   }
 end)
 
@@ -581,7 +585,7 @@ operation("backup", "backup", function(self, actor, path)
   return nil, failure
 end)
 
--- ---- time ------------------------------------------------------------------------------------------------------------
+-- ---- time ----------------------------------------------------------------------------------------------------------
 
 local function quietly(self, what, fn, ...)
   local ok, failure = xpcall(fn, traced, ...)
@@ -600,6 +604,13 @@ function Service:tick()
     self.checked_at = now
     self.database:check()
   end
+end
+
+-- Whether it can decide now: true, or nil and why.
+function Service:ready()
+  local ok, failure = pcall(self.database.one, self.database, self.database.dialect.PING)
+  if ok then return true end
+  return nil, tostring(failure)
 end
 
 function Service:close()
