@@ -456,7 +456,7 @@ static bool refused_as(struct bed *bed, const struct bad *bad, size_t cut)
     say_bytes(bed, fd, bad->text + cut, len - cut);
     reply = hear_all(bed, fd);
     right = status_of(reply) == bad->status && strstr(reply, bad->code) && strstr(reply, "\r\nConnection: close\r\n") &&
-            strstr(reply, "\r\nContent-Type: application/json\r\n") && strstr(reply, "{\"error\":{\"message\":\"") &&
+            strstr(reply, "\r\nContent-Type: application/json\r\n") && strstr(reply, "\"error\":{\"message\":\"") &&
             heard.eof && bed->requests == before && count_of(reply, "\r\nDate: ") == 1;
     close(fd);
     if (!right) {

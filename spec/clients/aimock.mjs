@@ -13,6 +13,7 @@ const mock = new LLMock({ port: 0 });
 const text = `${said} said this, a few words at a time, and then it was done.`;
 const when = (model, response, options) => mock.on({ model: new RegExp(`^${model}(-closed)?$`) }, response, options);
 
+// Embeddings are asked of any other name.
 when("up", { content: text });
 when("reasoning", { content: text, reasoning: "Let me think about that first." });
 when("tool", { toolCalls: [{ name: "get_weather", arguments: { city: "Bern", days: [] } }] });

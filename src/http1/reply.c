@@ -547,8 +547,11 @@ static size_t own_text(struct http1_server *server, int status, const char *code
                        char into[REFUSAL_SIZE])
 {
     char body[REFUSAL_SIZE / 2];
-    int len = snprintf(body, sizeof(body), "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"code\":\"%s\"}}\n",
-                       sentence, status < 500 ? "invalid_request_error" : "server_error", code);
+    /* By OpenAI's schema of an error and by Anthropic's: here nobody knows which one the caller goes by. */
+    int len =
+        snprintf(body, sizeof(body),
+                 "{\"type\":\"error\",\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":\"%s\"}}\n",
+                 sentence, status < 500 ? "invalid_request_error" : "api_error", code);
     int total = snprintf(into, REFUSAL_SIZE,
                          "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
                          "Connection: close\r\n\r\n%s",
