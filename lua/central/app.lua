@@ -92,6 +92,7 @@ local function disabled(self, request, caller, role)
   return refuse(self, request, why, "llm." .. role, services.actor(caller, request.peer), llms.target(caller.llm))
 end
 
+local NO_QUERY = {}
 local SHOW = { disabled = { kind = "word", of = { "show" } } }
 
 -- Disabled is off for everybody, so that no client takes its own stand-in for it. Those who may edit it can say that
@@ -100,12 +101,13 @@ function App:show_llm(request, query, key)
   local caller, refusal = admit(self, request, "view", key)
   if not caller then return refusal end
   local may_edit = rbac.allows(caller.rights, "edit")
-  local values, why = fields.read(SHOW, requests.query(query))
+  local values, why = NO_QUERY, nil
+  if query then values, why = fields.read(SHOW, requests.query(query)) end
   if not values then return refuse(self, request, why) end
   if caller.llm[llms.AT.enabled] ~= 1 and not (may_edit and values.disabled) then
     return disabled(self, request, caller, "view")
   end
-  local reply = replies.json(200, llms.view(caller.llm, may_edit))
+  local reply = llms.reply(caller.llm, may_edit)
   reply.user = caller.user
   return reply
 end

@@ -118,7 +118,7 @@ function Audit:flush(everything)
   local due, rest = self:due(now, everything)
   local others = self.others
   if #due == 0 and (others == 0 or self.budget < 1) then return end
-  self.database:transaction(function()
+  self.database:note(function()
     for _, key in ipairs(due) do self:insert(self.waiting[key]) end
     if others > 0 then
       self:insert{

@@ -1,5 +1,8 @@
--- Who asks, and what they may do: one statement for the token, its user, the LLM and every binding that counts. Nothing
--- is remembered from one request to the next, so that what another process has committed holds for the very next one.
+-- Who asks, and what they may do: one statement for the token, its user, the LLM and every binding that counts.
+--
+-- What it found is kept for the next request as long as nobody has committed anything, in any process: SQLite tells
+-- that at each request (store.lua, generation), for less than the statement costs. PostgreSQL cannot, and is asked each
+-- time. Only facts are kept, never a decision: an expiry, for one, is compared with the clock each time.
 --
 --   local auth = auths.new(database, clock)
 --   local caller, code = auth:check(authorization, key)     key: an LLM's id or name, or nil
@@ -10,6 +13,7 @@
 -- row: see llms.lua) or nil when there is none of that id or name.
 --   auth:flush()     writes down when tokens were last used; check() only notes it
 local ids = require "central.ids"
+local llms = require "central.llms"
 local tokens = require "central.tokens"
 
 local auths = {}
@@ -49,32 +53,85 @@ local SQL = {
   touch = "UPDATE tokens SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)",
 }
 
--- Where the columns of an LLM begin.
-local LLM = 10
+-- What a row of the statements is divided into: the token and its user, the rights, the LLM.
+local HASH, EXPIRES, REVOKED, USER_ID, USER, KIND, DISABLED = 1, 2, 3, 4, 5, 6, 7
+local OWN_RIGHTS, GROUP_RIGHTS, LLM = 8, 9, 10
+
+-- So many rights are kept; then all is forgotten and found again.
+local MAX_KEPT = 200000
 
 function auths.new(database, clock)
-  return setmetatable({ database = database, clock = clock, used = {}, noted = 0 }, Auth)
+  local self = setmetatable({ database = database, clock = clock, used = {}, noted = 0 }, Auth)
+  self:forget()
+  return self
 end
 
-local function refusal(row, matches, now)
+-- ---- what is known -------------------------------------------------------------------------------------------------
+
+-- holders: by a token's id. llms: by name and by id. rights: by user's id and LLM's id.
+function Auth:forget()
+  self.holders, self.llms, self.rights, self.kept = {}, {}, {}, 0
+end
+
+function Auth:query(token_id, key)
+  local row
+  if key then
+    row = self.database:one(ids.is_id(key) and SQL.by_id or SQL.by_name, key, token_id)
+  else
+    row = self.database:one(SQL.no_llm, token_id)
+  end
+  if not row then return nil end
+  local holder = table.move(row, HASH, DISABLED, 1, {})
+  local llm = row[LLM] and table.move(row, LLM, LLM + llms.COLUMNS - 1, 1, {}) or nil
+  return holder, (row[OWN_RIGHTS] or 0) | (row[GROUP_RIGHTS] or 0), llm
+end
+
+function Auth:keep(token_id, key, holder, rights, llm)
+  if self.kept >= MAX_KEPT then self:forget() end
+  self.kept = self.kept + 1
+  self.holders[token_id] = holder
+  -- The one that is there already may have the reply that was made of it.
+  if not self.llms[key] then self.llms[key] = llm end
+  local of_user = self.rights[holder[USER_ID]]
+  if not of_user then
+    of_user = {}
+    self.rights[holder[USER_ID]] = of_user
+  end
+  of_user[llm[1]] = rights
+end
+
+-- The token's holder, the rights, the LLM's row; nil for an unknown token.
+function Auth:find(token_id, key)
+  local others, own = self.database:generation()
+  if not others or not key then return self:query(token_id, key) end
+  if others ~= self.others or own ~= self.own then
+    self:forget()
+    self.others, self.own = others, own
+  end
+  local holder, llm = self.holders[token_id], self.llms[key]
+  local of_user = holder and llm and self.rights[holder[USER_ID]]
+  local rights = of_user and of_user[llm[1]]
+  if rights then return holder, rights, llm end
+  holder, rights, llm = self:query(token_id, key)
+  -- A commit between the two statements: the newer fact is true, but belongs to the next generation.
+  if llm and self.database:generation() == others then self:keep(token_id, key, holder, rights, llm) end
+  return holder, rights, llm
+end
+
+-- ---- who asks ------------------------------------------------------------------------------------------------------
+
+local function refusal(holder, matches, now)
   if not matches then return "invalid_token" end
-  if row[3] then return "revoked_token" end
-  if row[2] and row[2] <= now then return "expired_token" end
-  if row[7] ~= 0 then return "disabled_user" end
+  if holder[REVOKED] then return "revoked_token" end
+  if holder[EXPIRES] and holder[EXPIRES] <= now then return "expired_token" end
+  if holder[DISABLED] ~= 0 then return "disabled_user" end
 end
 
-local function caller_of(row, token_id)
-  local llm
-  if row[LLM] then llm = { table.unpack(row, LLM, LLM + 12) } end
+local function caller_of(token_id, holder, rights, llm)
   return {
-    token_id = token_id, user_id = row[4], user = row[5], kind = row[6], rights = (row[8] or 0) | (row[9] or 0),
+    token_id = token_id, user_id = holder[USER_ID], user = holder[USER], kind = holder[KIND], rights = rights,
     llm = llm,
   }
-end
-
-function Auth:find(token_id, key)
-  if not key then return self.database:one(SQL.no_llm, token_id) end
-  return self.database:one(ids.is_id(key) and SQL.by_id or SQL.by_name, key, token_id)
 end
 
 function Auth:note_use(token_id, now)
@@ -88,26 +145,26 @@ end
 function Auth:check(authorization, key)
   local token_id, secret = tokens.parse(authorization)
   if not token_id then return nil, secret end
-  local row = self:find(token_id, key)
+  local holder, rights, llm = self:find(token_id, key)
   local now = self.clock.text()
-  local code = refusal(row, tokens.matches(row and row[1], secret), now)
+  local code = refusal(holder, tokens.matches(holder and holder[HASH], secret), now)
   if code == "invalid_token" then return nil, code end
-  if code then return nil, code, { id = row[4], name = row[5], token_id = token_id } end
+  if code then return nil, code, { id = holder[USER_ID], name = holder[USER], token_id = token_id } end
   self:note_use(token_id, now)
-  return caller_of(row, token_id)
+  return caller_of(token_id, holder, rights, llm)
 end
 
 function Auth:standing(token_id, key)
-  local row = self:find(token_id, key)
-  local code = refusal(row, row ~= nil, self.clock.text())
+  local holder, rights, llm = self:query(token_id, key)
+  local code = refusal(holder, holder ~= nil, self.clock.text())
   if code then return nil, code end
-  return caller_of(row, token_id)
+  return caller_of(token_id, holder, rights, llm)
 end
 
 function Auth:flush()
   if self.noted == 0 then return end
   local database, used = self.database, self.used
-  database:transaction(function()
+  database:note(function()
     local written = 0
     for token_id, at in pairs(used) do
       if written >= FLUSH_AT_ONCE then break end

@@ -16,6 +16,8 @@ sqlite.BEGIN = { "BEGIN IMMEDIATE" }
 sqlite.COMMIT = "COMMIT"
 sqlite.ROLLBACK = "ROLLBACK"
 sqlite.PING = "SELECT 1"
+-- Changes with each commit of another connection; Store counts its own.
+sqlite.GENERATION = "PRAGMA data_version"
 
 -- "dep1", in the file's header: other programs' files are told apart by it.
 local APPLICATION_ID = 0x64657031

@@ -5,6 +5,7 @@ local clocks = require "central.clock"
 local fields = require "central.fields"
 local ids = require "central.ids"
 local problem = require "central.problem"
+local replies = require "central.replies"
 
 local llms = {}
 
@@ -67,7 +68,7 @@ local COLUMNS = {
 }
 local AT = {}
 for i, column in ipairs(COLUMNS) do AT[column] = i end
-llms.AT = AT
+llms.AT, llms.COLUMNS = AT, #COLUMNS
 
 -- What only those see who may change it: where requests go is nobody else's business.
 local PRIVATE = { url = true, model = true, apiKeyEnv = true, apiKeyFile = true, revision = true }
@@ -119,6 +120,17 @@ function llms.upstream(row)
     key = row[AT.id] .. "@" .. row[AT.revision], name = row[AT.name], llm = row[AT.id], type = row[AT.type],
     url = row[AT.url], model = row[AT.model], api_key_env = row[AT.apiKeyEnv], api_key_file = row[AT.apiKeyFile],
   }
+end
+
+-- The reply that shows the row, made once: rows do not change, a changed LLM has another one.
+function llms.reply(row, full)
+  local slot = full and "full_reply" or "reply"
+  local reply = row[slot]
+  if not reply then
+    reply = replies.json(200, llms.view(row, full))
+    row[slot] = reply
+  end
+  return reply
 end
 
 function llms.target(row)

@@ -32,7 +32,7 @@ local function migrate(database)
 end
 
 function migrations.run(database)
-  local ok, version, why = pcall(database.transaction, database, migrate, database)
+  local ok, version, why = pcall(database.transaction, database, function() return migrate(database) end)
   if not ok then return nil, tostring(version) end
   return version, why
 end

@@ -3,6 +3,7 @@
 --   replies.json(status, object), replies.list(objects, rest), replies.models(objects, rest)
 --   replies.problem(why, anthropic)
 --   replies.head(reply)    the same reply to HEAD: its status, its headers, its length, no body
+-- A reply may be given again to somebody else, with user and route set anew (llms.lua, reply).
 local cjson = require "cjson"
 
 local encoder = cjson.new()
@@ -77,9 +78,14 @@ function replies.problem(why, anthropic)
 end
 
 function replies.head(reply)
-  local headers = with(reply.headers)
-  headers["content-length"] = tostring(#reply.body)
-  return { status = reply.status, headers = headers, user = reply.user, route = reply.route }
+  local head = reply.head
+  if not head then
+    head = { status = reply.status, headers = with(reply.headers) }
+    head.headers["content-length"] = tostring(#reply.body)
+    reply.head = head
+  end
+  head.user, head.route = reply.user, reply.route
+  return head
 end
 
 return replies

@@ -1,7 +1,7 @@
 -- The paths and what answers them. A handler is called with (app, request, query, a, b): query as it came, a and b the
 -- decoded segments that the path's colons stand for, false when they could not be decoded.
 --
---   routes.find(path)    the route's name, its handlers by method (allow: what Allow says; infers: whether it forwards),
+--   routes.find(path)    the route's name, its handlers by method (allow: for the header; infers: whether it forwards),
 --                        a, b; nil when there is none
 local fields = require "central.fields"
 local llms = require "central.llms"

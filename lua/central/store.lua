@@ -6,13 +6,16 @@
 --   database:run(sql, ...)      how many rows were changed
 --   database:transaction(fn)    one writer at a time, in all processes: what fn reads stays true until the commit. It
 --                               is undone when fn raises or returns nil; returns what fn returned
+--   database:note(fn)           the same for what no decision depends on: generation() stays as it is
+--   database:generation()       two numbers; when neither differs from those of an earlier call, nobody has committed
+--                               anything in between, in no process. nil where the database cannot tell
 --   database:backup(path), database:close()
 --   store.is_error(value)       whether a raised value is one of this module's:
 --                               { kind = "busy" | "lost" | "failed", message = "..." }
 -- These raise such an error; a value with a NUL byte is refused, since the drivers would cut it there.
 --
 -- Nothing waits longer than store.TIMEOUT_MS. A lost connection is opened again by the next call, but not more often
--- than every few seconds while the server does not answer. Rows are never cached: each call sees what was committed
+-- than every few seconds while the server does not answer. No rows are kept here: each call sees what was committed
 -- before it, by whichever process.
 --
 -- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
@@ -56,7 +59,7 @@ function store.open(options)
   if not target then return nil, why or target end
   local self = setmetatable({
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
-    clock = options.clock or os.time,
+    clock = options.clock or os.time, commits = 0,
   }, Store)
   local ok, failure = pcall(self.connect, self)
   if not ok then return nil, tostring(failure) end
@@ -90,6 +93,8 @@ end
 function Store:drop()
   local connection, statements = self.connection, self.statements
   self.connection, self.statements, self.in_transaction = nil, {}, false
+  -- The next connection counts the others' commits anew.
+  self.commits = self.commits + 1
   if not connection then return end
   for _, statement in pairs(statements) do pcall(statement.close, statement) end
   pcall(connection.close, connection)
@@ -169,7 +174,14 @@ function Store:run(sql, ...)
   return self:execute(sql, ...):affected()
 end
 
-function Store:transaction(fn, ...)
+function Store:generation()
+  local sql = self.dialect.GENERATION
+  if not sql then return nil end
+  local row = self:one(sql)
+  return row[1], self.commits
+end
+
+local function transact(self, fn)
   assert(not self.in_transaction, "transactions do not nest")
   for _, sql in ipairs(self.dialect.BEGIN) do
     local ok, failure = pcall(self.one, self, sql)
@@ -179,7 +191,7 @@ function Store:transaction(fn, ...)
     end
   end
   self.in_transaction = true
-  local results = table.pack(pcall(fn, ...))
+  local results = table.pack(pcall(fn))
   if results[1] and results[2] ~= nil then
     local ok, failure = pcall(self.one, self, self.dialect.COMMIT)
     if ok then
@@ -192,6 +204,17 @@ function Store:transaction(fn, ...)
   if not results[1] then error(results[2], 0) end
   return table.unpack(results, 2, results.n)
 end
+
+-- Counted before and after: what is read in between may be either.
+function Store:transaction(fn)
+  self.commits = self.commits + 1
+  local results = table.pack(pcall(transact, self, fn))
+  self.commits = self.commits + 1
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
+Store.note = transact
 
 -- A connection that cannot even undo is not used again.
 function Store:rollback()
