@@ -7,6 +7,7 @@ local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
 
 local TOKEN = "tok-caller-very-secret"
+local STALLED_BYTES = 32 * 1024 * 1024 -- of what would come without end; sockets, and what an SDK reads ahead
 local OUTAGE = {
   status = 503, headers = { ["Content-Type"] = "application/json" },
   body = '{"error":{"message":"no capacity","type":"overloaded_error","code":"busy"}}',
@@ -73,16 +74,24 @@ local UPSTREAM = [[
     if request.method ~= "POST" then return nil end
     local body = cjson.decode(request.body)
     local model = body.model
-    if model == "over" or model == "closed" then return state.outage end
-    local plain, first, rest, done = (shapes[request.path] or shapes.chat)(state.words[1], state.words[2])
+    if state.down[model] then return state.outage end
+    local goes = model == "gone" or model == state.stalls
+    local shape = shapes[request.path] or shapes.chat
+    local plain, first, rest, done = shape(state.words[1], state.words[2])
     if not body.stream then
-      if model == "gone" then return { { stall = true } } end
+      if goes then return { { stall = true } } end
+      if model == "early" then return { { cut = 20, how = "reset" }, { status = 200, body = plain } } end
       local reply = { status = 200, headers = { ["Content-Type"] = "application/json" }, body = plain }
       return model == "cut" and { { cut = 120, how = "reset" }, reply } or reply
     end
     local head = { send = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" }
     if model == "cut" then return { head, sse(first), { wait_ms = 100 }, { reset = true } } end
-    if model == "gone" then return { head, sse(first), { stall = true } } end
+    if model == "early" then return { head, { send = "b\r\n: a comment\r\n" }, { reset = true } } end
+    if goes then return { head, sse(first), { stall = true } } end
+    if model == "stalled" then
+      local _, _, long = shape("", ("x"):rep(8000))
+      return { head, sse(first), { repeat_send = sse({ long[1] }).send } }
+    end
     return { head, sse(first), { wait_ms = 20 }, sse(rest, done), { send = "0\r\n\r\n" } }
   end
 ]]
@@ -90,19 +99,21 @@ local UPSTREAM = [[
 local central, model, gw
 
 local function start()
-  local everything = { "up", "over", "closed", "cut", "gone" }
-  local llms = {}
-  for _, name in ipairs(everything) do llms[name] = {} end
+  local standing = { "up", "over", "closed", "early", "cut", "gone", "stalled" }
+  local llms = { left = {} }
+  for _, name in ipairs(standing) do llms[name] = {} end
   llms.closed.probe = { status = 403 }
   central = peers.central{
     llms = llms, tokens = { [TOKEN] = { view = { "*" }, run = { "*" } } }, script = UPSTREAM,
-    words = { "from the ", "central" }, outage = OUTAGE,
+    words = { "from the ", "central" }, outage = OUTAGE, down = { over = true, closed = true, left = true },
   }
-  model = peers.openai{ script = UPSTREAM, words = { "from the ", "local model" } }
+  -- it knows one model, which goes silent for whoever is to leave it
+  model = peers.openai{ script = UPSTREAM, words = { "from the ", "local model" }, down = {}, stalls = "silent" }
   gw = gateway.start{
     central = { url = central.url },
     providers = {
-      { name = "local", type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = everything },
+      { name = "local", type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = standing },
+      { name = "silent", type = "openai", url = model.url .. "/v1", model = "silent", failoverFor = "left" },
     },
     policy = { settings = { retries = 0, breaker = false } },
   }
@@ -121,16 +132,31 @@ end
 
 local function says(text, word) assert.is_truthy(text:find(word, 1, true), text) end
 
--- How the connections ended that carried this model's requests to the central.
-local function endings_of(name)
-  local wanted, endings = {}, {}
-  for _, request in ipairs(central:requests("POST")) do
+-- The connections that carried this model's requests to a peer, in its own log.
+local function connections_of(peer, name)
+  local wanted, found = {}, {}
+  for _, request in ipairs(peer:requests("POST")) do
     if cjson.decode(request.body).model == name then wanted[request.conn] = true end
   end
-  for _, connection in ipairs(central:connection_log()) do
-    if wanted[connection.id] then endings[#endings + 1] = connection.ended or "open" end
+  for _, connection in ipairs(peer:connection_log()) do
+    if wanted[connection.id] then found[#found + 1] = connection end
   end
-  return endings
+  return found
+end
+
+-- Waits until that many have been left by deputy.
+local function check_left(peer, name, count)
+  local endings
+  local all = peer:wait_until(function()
+    local left = 0
+    endings = {}
+    for i, connection in ipairs(connections_of(peer, name)) do
+      endings[i] = connection.ended or "open"
+      if endings[i] == "client" or endings[i] == "client_reset" then left = left + 1 end
+    end
+    return left == count and #endings == count
+  end)
+  assert.is_truthy(all, name .. ": the upstream was not told: " .. table.concat(endings, " "))
 end
 
 local clients = { "openai", "responses", "anthropic", "ai", "langchain", "eventsource" }
@@ -153,12 +179,14 @@ describe("a client from npm:", function()
           assert.is_truthy(result, name .. " " .. mode)
           return result
         end
-        local up, over, closed, gone = of "up", of "over", of "closed", of "gone"
+        local up, over, closed, early = of "up", of "over", of "closed", of "early"
         assert.same({ mode, "from the central", cjson.null }, { mode, up.text, up.error })
         assert.same({ mode, "from the local model", cjson.null }, { mode, over.text, over.error })
+        assert.same({ mode, "from the local model", cjson.null }, { mode, early.text, early.error })
         assert.same({ mode, "", 503 }, { mode, closed.text, closed.error ~= cjson.null and closed.error.status })
         says(closed.error.message, "no capacity")
-        assert.not_equal(cjson.null, gone.error)
+        assert.not_equal(cjson.null, of("gone").error)
+        assert.not_equal(cjson.null, of("left").error)
       end
 
       -- half of a plain reply reaches nobody: the stand-in answers; half a stream is raised
@@ -166,19 +194,20 @@ describe("a client from npm:", function()
       local cut = results["cut stream"]
       assert.equal("from the ", cut.text)
       assert.not_equal(cjson.null, cut.error)
-      says(cut.error.message, "Connection reset")
+      says(cut.error.message, "broke off")
       assert.equal("from the ", results["gone stream"].text)
+      assert.equal("from the ", results["left stream"].text)
 
-      local endings = central:wait_until(function()
-        local list = endings_of "gone"
-        for _, ended in ipairs(list) do
-          if ended ~= "client" and ended ~= "client_reset" then return nil end
-        end
-        return #list == 2 and list
-      end)
-      assert.is_truthy(endings, "the central was not told: " .. table.concat(endings_of "gone", " "))
-      -- over twice, and the plain one that was cut
-      assert.equal(3, model:count("POST"))
+      -- a reader that stalls has had something, and held back the rest
+      says(results["stalled stream"].text, "from the ")
+      local sent = connections_of(central, "stalled")[1].bytes_out
+      assert.is_true(sent > 8000 and sent < STALLED_BYTES, sent)
+
+      check_left(central, "gone", 2)
+      check_left(central, "stalled", 1)
+      check_left(model, "silent", 2)
+      -- over twice, early twice, the plain one that was cut, and the two that were left
+      assert.equal(7, model:count("POST"))
       assert.is_false(model:saw(TOKEN))
     end)
   end

@@ -27,7 +27,9 @@ local function send(spec)
 end
 
 local function ask(path, name, stream, more)
-  local json = { model = name, stream = stream or nil, messages = { { role = "user", content = "hi" } }, max_tokens = 64 }
+  local json = {
+    model = name, stream = stream or nil, max_tokens = 64, messages = { { role = "user", content = "hi" } },
+  }
   for key, value in pairs(more or {}) do json[key] = value end
   return send{ path = path, json = json }
 end
@@ -77,8 +79,10 @@ describe("by what OpenAI and Anthropic publish", function()
     local function start(inference, more)
       central = peers.central{ llms = { claude = {}, opus = {} }, inference = inference,
         tokens = { [TOKEN] = { view = { "*" }, run = { "*" } } } }
-      local config = { central = { url = central.url, bearerToken = TOKEN }, timeouts = { firstByteMs = 200, firstTokenMs = 200 },
-        gateway = { maxBodyBytes = 2000 } }
+      local config = {
+        central = { url = central.url, bearerToken = TOKEN }, gateway = { maxBodyBytes = 2000 },
+        timeouts = { firstByteMs = 200, firstTokenMs = 200 },
+      }
       for name, value in pairs(more or {}) do config[name] = value end
       serve(config)
     end
@@ -97,7 +101,7 @@ describe("by what OpenAI and Anthropic publish", function()
         check(path, send{ path = path, body = "{}", headers = { ["Content-Type"] = "text/plain" } }, 415)
         check(path, send{ path = path, body = ("x"):rep(3000), headers = json }, 413)
         check(path, send{ path = path, json = { model = "claude" }, headers = { Authorization = false } }, 401)
-        check(path, send{ path = path, json = { model = "claude" }, headers = { Host = "elsewhere.example" } }, 403)
+        check(path, send{ path = path, json = { model = "claude" }, headers = { Host = "else.example" } }, 403)
         check(path, send{ path = path, json = { model = "claude" }, headers = { Origin = "http://x.example" } }, 403)
         check(path, send{ path = path, method = "GET" }, 405)
         check(path, send{ path = path, json = { model = "claude" },

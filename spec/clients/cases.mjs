@@ -3,8 +3,11 @@
 export const [base, token] = process.argv.slice(2);
 export const messages = [{ role: "user", content: "hi" }];
 
-const names = ["up", "over", "closed", "cut", "gone"];
+const names = ["up", "over", "closed", "early", "cut", "gone", "left", "stalled"];
 const LEAVES_MS = 250;
+const STALLS_MS = 600;
+const KEPT = 64; // of a text
+const goes = (name) => name === "gone" || name === "left";
 
 function describe(error) {
   const inner = error.lastError ?? error;
@@ -19,12 +22,18 @@ function describe(error) {
 export async function run({ plain, stream }) {
   for (const name of names) {
     for (const mode of ["plain", "stream"]) {
+      if (name === "stalled" && mode === "plain") continue;
       const leave = new AbortController();
-      const timer = name === "gone" ? setTimeout(() => leave.abort(), LEAVES_MS) : null;
+      const timer = goes(name) ? setTimeout(() => leave.abort(), LEAVES_MS) : null;
       const result = { case: name, mode, text: "", error: null };
       try {
         if (mode === "plain") result.text = await plain(name, leave.signal);
-        else for await (const part of stream(name, leave.signal)) result.text += part;
+        else for await (const part of stream(name, leave.signal)) {
+          result.text = (result.text + part).slice(0, KEPT);
+          if (name !== "stalled" || leave.signal.aborted || !part) continue;
+          await new Promise((resolve) => setTimeout(resolve, STALLS_MS));
+          leave.abort();
+        }
         // Some clients end a stream quietly when its own reader asked for that.
         if (leave.signal.aborted) result.error = { name: "AbortError", status: null, message: "left" };
       } catch (error) {
