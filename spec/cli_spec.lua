@@ -187,15 +187,6 @@ describe("the configuration file", function()
     end
   end)
 
-  it("is refused for a provider that this version does not have", function()
-    configure{ providers = { { name = "qwen", type = "vllm-managed", model = "q", failoverFor = "claude" } } }
-    for _, command in ipairs{ { "providers" }, { "probe", "claude" }, { "ask", "claude", "hi" } } do
-      local r = deputy(command)
-      assert.same({ 1, "" }, { r.status, r.stdout })
-      assert.matches("provider 'qwen': type 'vllm%-managed' is not in this version\n$", r.stderr)
-    end
-  end)
-
   it("without a usable policy: exit 1, before anything is asked", function()
     start_world()
     configure{ policy = { script = "mine.lua" } }

@@ -170,6 +170,34 @@ static void watch_signals(sigset_t *before)
     sigaction(SIGTERM, &action, NULL);
 }
 
+/* A model that loads says so: it can take minutes. */
+static bool show_server(struct ask *ask, const deputy_trace *leg)
+{
+    char last_line[256];
+    deputy_managed_status status = DEPUTY_INIT(deputy_managed_status);
+    deputy_managed *managed =
+        leg->leg == DEPUTY_LEG_LOCAL && leg->provider ? managed_find(ask->host.managed, leg->provider) : NULL;
+    if (!managed)
+        return false;
+    deputy_managed_status_of(managed, &status);
+    if (status.state == DEPUTY_MANAGED_READY)
+        return false;
+    managed_last_line(managed, last_line, sizeof(last_line));
+    progress_show_server(&ask->host.progress, deputy_managed_state_name(status.state), leg->provider, status.uptime_ms,
+                         last_line);
+    return true;
+}
+
+static void show_progress(struct ask *ask, deputy_run_id run, uint64_t us)
+{
+    deputy_trace leg;
+    if (!ask->host.progress.on || ask->over || ask->answer.any ||
+        deputy_progress(ask->host.engine, run, &leg) != DEPUTY_OK)
+        return;
+    if (!show_server(ask, &leg))
+        progress_show(&ask->host.progress, &leg, ask->llm, us);
+}
+
 static void drive(struct ask *ask, deputy_run_id run, const sigset_t *waiting)
 {
     deputy_engine *engine = ask->host.engine;
@@ -177,7 +205,6 @@ static void drive(struct ask *ask, deputy_run_id run, const sigset_t *waiting)
     bool cancelled = false;
     while (!ask->over) {
         struct pollfd fd = {.fd = deputy_fd(engine), .events = POLLIN};
-        deputy_trace leg;
         int ms = deputy_timeout(engine);
         if (ask->host.progress.on && (ms < 0 || ms > REDRAW_MS))
             ms = REDRAW_MS;
@@ -188,8 +215,7 @@ static void drive(struct ask *ask, deputy_run_id run, const sigset_t *waiting)
             deputy_cancel(engine, run);
         }
         deputy_pump(engine);
-        if (!ask->over && !ask->answer.any && deputy_progress(engine, run, &leg) == DEPUTY_OK)
-            progress_show(&ask->host.progress, &leg, ask->llm, now_us() - start);
+        show_progress(ask, run, now_us() - start);
     }
 }
 
@@ -271,7 +297,9 @@ const struct command ask_command = {
         "Asks the central for LLM and prints the answer's text. A PROMPT of - is read from stdin. When the central\n"
         "cannot answer, the provider that stands in for LLM does, if the central still allows it; otherwise the\n"
         "central's own error is said on stderr. --json prints one object instead: failover, via, result (or error)\n"
-        "and trace. On a terminal a line shows which leg is under way and for how long.\n",
+        "and trace. On a terminal a line shows which leg is under way and for how long.\n"
+        "A provider whose server deputy starts itself is started when it is its turn, and stopped when deputy ask\n"
+        "ends: for more than one question 'deputy serve' keeps it.\n",
     .exits = "  0    answered\n  1    failed: the error is on stderr\n  2    wrong arguments\n  130  interrupted\n",
     .example = "deputy ask claude \"Why is the sky blue?\"",
     .run = run,

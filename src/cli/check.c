@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +12,40 @@ static int check_file(const struct config *config, const char *key, const char *
         return STATUS_OK;
     printf("%s: %s: cannot read %s: %s\n", config->file, key, path, strerror(errno));
     return STATUS_FAILED;
+}
+
+/* Is it a program, by itself or in PATH? */
+static bool is_program(const char *name)
+{
+    const char *path = getenv("PATH");
+    if (strchr(name, '/'))
+        return access(name, X_OK) == 0;
+    for (size_t n; path && *path; path += n + (path[n] == ':')) {
+        char file[4096];
+        n = strcspn(path, ":");
+        int len = snprintf(file, sizeof(file), "%.*s/%s", (int)n, path, name);
+        if (len > 0 && (size_t)len < sizeof(file) && access(file, X_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Only warnings: what is started may well be installed later than it is configured. */
+static void check_launch(const struct config *config, size_t i)
+{
+    const struct provider_config *p = &config->providers[i];
+    if (!p->managed)
+        return;
+    const deputy_managed_options *o = &p->managed->options;
+    if (!is_program(o->command[0]))
+        fprintf(stderr,
+                "%s: providers[%zu]: warning: there is no program %s%s: it is not installed yet, or elsewhere\n",
+                config->file, i, o->command[0], strchr(o->command[0], '/') ? "" : " in PATH");
+    if (o->cwd && access(o->cwd, X_OK) != 0)
+        fprintf(stderr, "%s: providers[%zu].cwd: warning: %s: %s\n", config->file, i, o->cwd, strerror(errno));
+    if (p->model && strcmp(p->type, "llama-server") == 0 && access(p->model, R_OK) != 0)
+        fprintf(stderr, "%s: providers[%zu].model: warning: cannot read %s: %s\n", config->file, i, p->model,
+                strerror(errno));
 }
 
 /* Loaded and verified as every other command would, with the settings that it would get. */
@@ -37,6 +72,7 @@ static int run(const struct options *options)
         for (size_t i = 0; i < config.n_providers; i++) {
             snprintf(key, sizeof(key), "providers[%zu].caFile", i);
             found |= check_file(&config, key, config.providers[i].ca_file);
+            check_launch(&config, i);
         }
         status = found ? STATUS_FAILED : STATUS_OK;
     }

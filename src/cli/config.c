@@ -110,6 +110,83 @@ static void take_routes(lua_State *L, int central, deputy_options *o)
     lua_pop(L, 1);
 }
 
+/* Seconds or minutes, which may have a fraction; false: never. */
+static uint32_t get_duration(lua_State *L, int table, const char *name, lua_Number unit_ms)
+{
+    uint32_t ms = UINT32_MAX;
+    if (lua_getfield(L, table, name) == LUA_TNUMBER) {
+        lua_Number exact = lua_tonumber(L, -1) * unit_ms;
+        ms = exact < 1 ? 1 : (uint32_t)exact;
+    }
+    lua_pop(L, 1);
+    return ms;
+}
+
+/* Ended by NULL. */
+static const char *const *get_strings(lua_State *L, int table, const char *name)
+{
+    lua_getfield(L, table, name);
+    size_t n = (size_t)lua_rawlen(L, -1);
+    const char **strings = keep(L, n + 1, sizeof(*strings));
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        strings[i] = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return strings;
+}
+
+static deputy_prewarm prewarm_of(const char *word)
+{
+    return strcmp(word, "at-start") == 0     ? DEPUTY_PREWARM_AT_START
+           : strcmp(word, "on-failure") == 0 ? DEPUTY_PREWARM_ON_FAILURE
+                                             : DEPUTY_PREWARM_ON_DEMAND;
+}
+
+/* What presets.lua made of the provider. */
+static void take_launch(lua_State *L, int provider, struct managed_config *managed)
+{
+    deputy_managed_options *o = &managed->options;
+    int launch = lua_gettop(L);
+    o->command = get_strings(L, launch, "command");
+    o->env = get_strings(L, launch, "env");
+    o->model = get_string(L, launch, "model");
+    o->health_path = get_string(L, launch, "health_path");
+    o->base_path = get_string(L, launch, "base_path");
+    lua_getfield(L, launch, "wants_key");
+    managed->wants_key = lua_toboolean(L, -1);
+    lua_getfield(L, provider, "port");
+    o->port = (uint16_t)lua_tointeger(L, -1);
+    lua_getfield(L, provider, "restart");
+    o->restarts = get_number(L, lua_gettop(L), "attempts");
+    o->backoff_ms = get_number(L, lua_gettop(L), "backoffMs");
+    lua_pop(L, 3);
+}
+
+static void take_managed(lua_State *L, int provider, struct provider_config *p)
+{
+    if (lua_getfield(L, provider, "launch") != LUA_TTABLE) {
+        lua_pop(L, 1);
+        return;
+    }
+    struct managed_config *managed = keep(L, 1, sizeof(*managed));
+    deputy_managed_options *o = &managed->options;
+    *o = DEPUTY_INIT(deputy_managed_options);
+    o->name = p->name;
+    o->cwd = get_string(L, provider, "cwd");
+    o->api_key = p->api_key;
+    o->ready_ms = get_duration(L, provider, "readySeconds", 1000);
+    o->idle_ms = get_duration(L, provider, "idleTimeoutMinutes", 60000);
+    o->stop_grace_ms = get_duration(L, provider, "stopGraceSeconds", 1000);
+    o->max_concurrent = get_number(L, provider, "maxConcurrent");
+    o->max_queued = get_number(L, provider, "maxQueued");
+    o->prewarm = prewarm_of(get_string(L, provider, "prewarm"));
+    take_launch(L, provider, managed);
+    p->managed = managed;
+    lua_pop(L, 1);
+}
+
 static void take_provider(lua_State *L, struct provider_config *p)
 {
     int at = lua_gettop(L);
@@ -119,6 +196,7 @@ static void take_provider(lua_State *L, struct provider_config *p)
     p->model = get_string(L, at, "model");
     p->api_key = get_string(L, at, "apiKey");
     p->ca_file = get_string(L, at, "caFile");
+    take_managed(L, at, p);
     if (lua_getfield(L, at, "failoverFor") == LUA_TTABLE) {
         p->n_llms = (size_t)lua_rawlen(L, -1);
         p->llms = keep(L, p->n_llms, sizeof(*p->llms));

@@ -3,6 +3,7 @@
 #define CLI_CONFIG_H
 
 #include "deputy.h"
+#include "deputy/managed.h"
 #include "gateway/gateway.h"
 
 #include <stdbool.h>
@@ -11,11 +12,18 @@
 struct lua_State;
 struct options;
 
+/* What deputy starts for a provider. In command and env {apiKey} is still to be filled in. */
+struct managed_config {
+    deputy_managed_options options;
+    bool wants_key; /* {apiKey} stands somewhere */
+};
+
 struct provider_config {
     const char *name, *type;
     const char *url, *model, *api_key, *ca_file; /* NULL when not given */
     const char **llms;                           /* that it may stand in for */
     size_t n_llms;
+    const struct managed_config *managed; /* NULL: deputy starts nothing for it */
 };
 
 struct config {

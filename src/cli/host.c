@@ -15,8 +15,11 @@ static void on_log(void *user, deputy_log_level level, const char *text)
     fprintf(stderr, "deputy: %s: %s\n", levels[level], text);
 }
 
-static int make_provider(const struct provider_config *p, deputy_provider **provider, deputy_error *error)
+static int make_provider(const struct provider_config *p, const struct managed_set *set, deputy_provider **provider,
+                         deputy_error *error)
 {
+    if (p->managed)
+        return deputy_managed_provider(managed_find(set, p->name), provider, error);
     if (strcmp(p->type, "openai") == 0) {
         deputy_openai_options options = DEPUTY_INIT(deputy_openai_options);
         options.name = p->name;
@@ -32,10 +35,11 @@ static int make_provider(const struct provider_config *p, deputy_provider **prov
     return error->code = DEPUTY_EINVAL;
 }
 
-static int add_provider(deputy_engine *engine, const struct provider_config *p, deputy_error *error)
+static int add_provider(deputy_engine *engine, const struct provider_config *p, const struct managed_set *set,
+                        deputy_error *error)
 {
     deputy_provider *provider = NULL;
-    int code = make_provider(p, &provider, error);
+    int code = make_provider(p, set, &provider, error);
     if (code != DEPUTY_OK)
         return code;
     code = deputy_register(engine, provider, error);
@@ -46,8 +50,8 @@ static int add_provider(deputy_engine *engine, const struct provider_config *p, 
     return code;
 }
 
-int host_make_engine(const struct config *config, const deputy_options *options, deputy_engine **engine,
-                     deputy_error *error)
+int host_make_engine(const struct config *config, const struct managed_set *managed, const deputy_options *options,
+                     deputy_engine **engine, deputy_error *error)
 {
     deputy_error why = {0, ""};
     int code = deputy_engine_new(options, engine, &why);
@@ -58,7 +62,7 @@ int host_make_engine(const struct config *config, const deputy_options *options,
     }
     code = deputy_load_policy(*engine, config->script, error);
     for (size_t i = 0; code == DEPUTY_OK && i < config->n_providers; i++) {
-        code = add_provider(*engine, &config->providers[i], &why);
+        code = add_provider(*engine, &config->providers[i], managed, &why);
         if (code != DEPUTY_OK) {
             error->code = code;
             snprintf(error->message, sizeof(error->message), "provider '%.128s': %.350s", config->providers[i].name,
@@ -74,12 +78,15 @@ int host_open(const struct options *options, struct host *host)
     memset(host, 0, sizeof(*host));
     host->options = options;
     progress_init(&host->progress);
+    managed_pool_init(&host->pool, NULL, NULL);
+    host->pool.only_on_demand = true;
     int status = config_load(options, stderr, NULL, &host->config);
     if (status != STATUS_OK)
         return status;
     host->config.options.on_log = on_log;
     host->config.options.log_user = host;
-    if (host_make_engine(&host->config, &host->config.options, &host->engine, &error) != DEPUTY_OK)
+    if (managed_take(&host->pool, &host->config, &host->managed, &error) != DEPUTY_OK ||
+        host_make_engine(&host->config, host->managed, &host->config.options, &host->engine, &error) != DEPUTY_OK)
         return complain(options->command, "%s", error.message);
     return STATUS_OK;
 }
@@ -88,6 +95,9 @@ void host_close(struct host *host)
 {
     deputy_engine_free(host->engine);
     host->engine = NULL;
+    managed_give_back(&host->pool, host->managed);
+    host->managed = NULL;
+    managed_pool_free(&host->pool);
     config_free(&host->config);
 }
 

@@ -16,6 +16,12 @@ void progress_init(struct progress *progress);
  */
 void progress_show(struct progress *progress, const deputy_trace *leg, const char *llm, uint64_t now_us);
 
+/* "starting qwen 12.3 s: Loading weights": a provider whose server is not there yet, and what it wrote last (may be
+ * "").
+ */
+void progress_show_server(struct progress *progress, const char *state, const char *provider, uint64_t ms,
+                          const char *last_line);
+
 /* Takes the line away, before anything else is written to the terminal. */
 void progress_clear(struct progress *progress);
 

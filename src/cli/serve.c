@@ -1,7 +1,10 @@
 #include "config.h"
 #include "gateway/gateway.h"
+#include "gateway/log_line.h"
+#include "gpu.h"
 #include "host.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,28 +12,66 @@
 
 /* ---- the configuration, as the gateway sees it ------------------------------------------------------------------- */
 
-static void unload(void *loaded)
+/* One for the process. */
+struct serving {
+    const struct options *options;
+    struct managed_pool pool;
+    atomic_bool log_json; /* as the configuration that was read last says */
+    atomic_int log_level;
+};
+
+struct loaded {
+    struct serving *serving;
+    struct config config;
+    struct managed_set *managed;
+};
+
+static void unload(void *user)
 {
-    config_free(loaded);
+    struct loaded *loaded = user;
+    managed_give_back(&loaded->serving->pool, loaded->managed);
+    config_free(&loaded->config);
     free(loaded);
 }
 
-/* NULL when it is not usable: status says how to end, and everything is said on problems. */
-static struct config *load(const struct options *options, FILE *problems, FILE *warnings, int *status)
+static void on_managed_log(void *user, deputy_log_level level, const char *text)
 {
-    struct config *config = malloc(sizeof(*config));
-    if (!config) {
-        *status = complain(options->command, "out of memory");
+    struct serving *serving = user;
+    gateway_log_line(atomic_load(&serving->log_json), (deputy_log_level)atomic_load(&serving->log_level), level, text);
+}
+
+static int read_all(struct loaded *loaded, FILE *problems, FILE *warnings)
+{
+    struct serving *serving = loaded->serving;
+    struct config *config = &loaded->config;
+    deputy_error error = {0, ""};
+    int status = config_load(serving->options, problems, warnings, config);
+    if (status != STATUS_OK)
+        return status;
+    if (serving->options->listen)
+        config->gateway.listen = serving->options->listen;
+    atomic_store(&serving->log_json, config->gateway.log_json);
+    atomic_store(&serving->log_level, (int)config->gateway.log_level);
+    if (managed_take(&serving->pool, config, &loaded->managed, &error) == DEPUTY_OK)
+        return STATUS_OK;
+    fprintf(problems, "%s\n", error.message);
+    return STATUS_FAILED;
+}
+
+/* NULL when it is not usable: status says how to end, and everything is said on problems. */
+static struct loaded *load(struct serving *serving, FILE *problems, FILE *warnings, int *status)
+{
+    struct loaded *loaded = calloc(1, sizeof(*loaded));
+    if (!loaded) {
+        *status = complain(serving->options->command, "out of memory");
         return NULL;
     }
-    *status = config_load(options, problems, warnings, config);
-    if (*status != STATUS_OK) {
-        unload(config);
-        return NULL;
-    }
-    if (options->listen)
-        config->gateway.listen = options->listen;
-    return config;
+    loaded->serving = serving;
+    *status = read_all(loaded, problems, warnings);
+    if (*status == STATUS_OK)
+        return loaded;
+    unload(loaded);
+    return NULL;
 }
 
 /* All mistakes in one line. */
@@ -56,19 +97,20 @@ static void *load_again(void *user, struct gateway_settings *settings, char *pro
         snprintf(problem, problem_size, "out of memory");
         return NULL;
     }
-    struct config *config = load(user, problems, NULL, &status);
-    if (fclose(problems) == 0 && !config)
+    struct loaded *loaded = load(user, problems, NULL, &status);
+    if (fclose(problems) == 0 && !loaded)
         join_lines(text && text[0] ? text : "the configuration cannot be read", problem, problem_size);
     free(text);
-    if (config)
-        *settings = config->gateway;
-    return config;
+    if (loaded)
+        *settings = loaded->config.gateway;
+    return loaded;
 }
 
-static int make_engine(void *loaded, struct uv_loop_s *loop, deputy_log_fn on_log, void *log_user,
-                       deputy_engine **engine, deputy_error *error)
+static int make_engine(void *user, struct uv_loop_s *loop, deputy_log_fn on_log, void *log_user, deputy_engine **engine,
+                       deputy_error *error)
 {
-    const struct config *config = loaded;
+    const struct loaded *loaded = user;
+    const struct config *config = &loaded->config;
     deputy_options options = config->options;
     options.loop = loop;
     options.on_log = on_log;
@@ -76,7 +118,48 @@ static int make_engine(void *loaded, struct uv_loop_s *loop, deputy_log_fn on_lo
     options.limits.max_body_bytes = config->gateway.max_body_bytes;
     options.limits.max_reply_bytes = config->max_reply_bytes;
     options.limits.max_runs = config->gateway.max_in_flight;
-    return host_make_engine(config, &options, engine, error);
+    return host_make_engine(config, loaded->managed, &options, engine, error);
+}
+
+/* ---- what an operator asks --------------------------------------------------------------------------------------- */
+
+static const struct provider_config *find_provider(const struct config *config, const char *name)
+{
+    for (size_t i = 0; i < config->n_providers; i++)
+        if (strcmp(config->providers[i].name, name) == 0)
+            return &config->providers[i];
+    return NULL;
+}
+
+static int command(void *user, void *loaded_user, const char *provider, const char *verb, deputy_error *error)
+{
+    const struct loaded *loaded = loaded_user;
+    deputy_managed *managed = managed_find(loaded->managed, provider);
+    (void)user;
+    if (managed)
+        return managed_command(managed, verb, error);
+    bool known = find_provider(&loaded->config, provider) != NULL;
+    snprintf(error->message, sizeof(error->message),
+             known ? "'%.128s' is not a provider that deputy starts or stops" : "there is no provider '%.128s'",
+             provider);
+    return error->code = known ? DEPUTY_EINVAL : DEPUTY_ENOTFOUND;
+}
+
+static int describe(void *user, void *loaded_user, const char *provider, bool with_output,
+                    struct gateway_provider *facts)
+{
+    const struct loaded *loaded = loaded_user;
+    const struct provider_config *config = find_provider(&loaded->config, provider);
+    deputy_managed *managed = managed_find(loaded->managed, provider);
+    (void)user;
+    if (!config)
+        return DEPUTY_ENOTFOUND;
+    facts->type = config->type;
+    facts->url = config->url;
+    facts->model = config->managed ? config->managed->options.model : config->model;
+    if (managed)
+        managed_describe(managed, with_output, facts);
+    return DEPUTY_OK;
 }
 
 /* ---- the command --------------------------------------------------------------------------------------------------
@@ -108,17 +191,23 @@ static int run(const struct options *options)
     int status = check_address(options);
     if (status >= 0)
         return status;
-    struct config *config = load(options, stderr, stderr, &status);
-    if (!config)
-        return status;
+    struct serving serving = {.options = options};
+    managed_pool_init(&serving.pool, on_managed_log, &serving);
     raise_file_limit();
-    struct gateway_host host = {
-        .user = (void *)(uintptr_t)options,
-        .load = load_again,
-        .make_engine = make_engine,
-        .unload = unload,
-    };
-    return gateway_run(&host, config, &config->gateway) == 0 ? STATUS_OK : STATUS_FAILED;
+    struct loaded *loaded = load(&serving, stderr, stderr, &status);
+    if (loaded) {
+        struct gateway_host host = {
+            .user = &serving,
+            .load = load_again,
+            .make_engine = make_engine,
+            .unload = unload,
+            .command = command,
+            .describe = describe,
+        };
+        status = gateway_run(&host, loaded, &loaded->config.gateway) == 0 ? STATUS_OK : STATUS_FAILED;
+    }
+    managed_pool_free(&serving.pool);
+    return status;
 }
 
 const struct command serve_command = {
