@@ -511,7 +511,7 @@ describe("workers", function()
     assert.is_truthy(next(names, next(names)), "one worker took all")
     local text = gw:ask{ path = "/metrics" }.body
     assert.is_truthy(text:find('deputy_requests_total{llm="claude",outcome="ok",via=""} 30', 1, true))
-    assert.is_truthy(text:find('deputy_breaker_open{llm="claude",worker="2"} 0', 1, true))
+    assert.is_truthy(text:find('deputy_breaker_state{llm="claude",state="closed",worker="2"} 1', 1, true))
     assert.equal(30, #gw:ask{ path = "/page.json" }.json.runs)
     assert.equal(0, gw:stop())
   end)

@@ -1,15 +1,18 @@
 /* gateway/metrics.h - what has happened since the start, for the whole process: as Prometheus text, and as JSON for the
  * page. Any thread; a lock inside.
  *
- * Names follow Prometheus' conventions (base units, _total), and OpenTelemetry's gen_ai ones where they have a word for
- * it. LLM names come from callers, so that they are bounded: a name counts by itself when it has a stand-in or has been
- * answered once, up to METRICS_LLMS_MAX of them; all others are one. */
+ * Names follow Prometheus' conventions (base units, _total), and OpenTelemetry's semantic conventions for gen_ai where
+ * they have a word for it: gen_ai.server.request.duration, gen_ai.server.time_to_first_token and
+ * gen_ai.client.operation.duration, with gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model and
+ * error.type as labels. LLM names come from callers, so that they are bounded: a name counts by itself when it has a
+ * stand-in or has been answered once, up to METRICS_LLMS_MAX of them; all others are one. */
 #ifndef GATEWAY_METRICS_H
 #define GATEWAY_METRICS_H
 
 #include "relay/draft.h"
 
 #include "deputy.h"
+#include "http1/server.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,9 +20,11 @@
 enum {
     METRICS_LLMS_MAX = 128,
     METRICS_VIAS_MAX = 16,
+    METRICS_SERIES_MAX = 1024,
     METRICS_RUNS_KEPT = 64,
     METRICS_LEGS_KEPT = 12,
-    METRICS_COUNTERS = 64
+    METRICS_COUNTERS = 64,
+    METRICS_BREAKERS = 128
 };
 
 struct metrics;
@@ -35,15 +40,30 @@ struct run_report {
     const deputy_outcome *outcome;
 };
 
+/* A breaker that is not closed. One whose time is over lets the next run try: it is half open. */
+struct breaker_report {
+    char llm[DEPUTY_NAME_SIZE];
+    bool half_open;
+    int64_t until; /* ms since 1970, or 0 */
+};
+
+/* What a script counts. */
+struct script_counters {
+    size_t n;
+    struct {
+        char name[65];
+        double value;
+    } list[METRICS_COUNTERS];
+};
+
 /* What one worker says about itself from time to time. */
 struct worker_report {
     unsigned connections;
     uint64_t accepted, refused, requests, bytes_in, bytes_out;
-    size_t n_counters; /* of its script */
-    struct {
-        char name[65];
-        double value;
-    } counters[METRICS_COUNTERS];
+    uint64_t refused_by[HTTP1_REASONS];
+    struct script_counters counters;
+    size_t n_breakers;
+    struct breaker_report breakers[METRICS_BREAKERS];
 };
 
 /* NULL when out of memory. */
@@ -60,10 +80,18 @@ void metrics_worker(struct metrics *metrics, unsigned worker, const struct worke
 /* The text exposition format, version 0.0.4. */
 void metrics_write(struct metrics *metrics, struct draft *to);
 
-/* Members of the page's object: "runs" (newest first), "llms" (what was seen of each), "inFlight", "reload". */
+/* A label: its name, and its value escaped as that format wants it. */
+void metrics_label(struct draft *to, const char *name, const char *value);
+
+/* Members of the page's object: "started", "inFlight", "streams", "workers", "reloads", "reloadsFailed",
+ * "reloadProblem", "breakers" (those that are not closed), "seen" (what was seen of each LLM), "runs" (newest first).
+ */
 void metrics_write_json(struct metrics *metrics, struct draft *to);
 
-/* The problem of the last reload, or "" when it went well; for /readyz. */
+/* How often a local provider was asked by a run: with and without success. */
+void metrics_provider(struct metrics *metrics, const char *name, uint64_t *answered, uint64_t *failed);
+
+/* Did the last reload go well? For /readyz. */
 bool metrics_last_reload_ok(struct metrics *metrics);
 
 #endif

@@ -1,11 +1,13 @@
 #include "gateway/page.h"
 
+#include "gateway/facts.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-enum { NONCE_BYTES = 12, NONCE_TEXT = 2 * NONCE_BYTES, MAX_DATA = 4 << 20 };
+enum { NONCE_BYTES = 12, NONCE_TEXT = 2 * NONCE_BYTES, MAX_DATA = 4 << 20, PATIENCE_MS = 300 };
 
 /* In the document this stands where the nonce of each reply goes. */
 static const char placeholder[] = "NONCE-NONCE-NONCE-NONCE-";
@@ -62,37 +64,9 @@ void page_reply(struct worker *w, struct http1_exchange *exchange)
     free(text);
 }
 
-/* ---- what it shows
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- what it shows ---------------------------------------------------------------------------------------------- */
 
-struct listing {
-    struct draft *to;
-    bool any;
-};
-
-static int add_failover(void *user, const char *llm, const char *provider)
-{
-    struct listing *listing = user;
-    draft_word(listing->to, listing->any ? ",{\"llm\":" : "{\"llm\":");
-    draft_json(listing->to, llm);
-    draft_word(listing->to, ",\"provider\":");
-    draft_json(listing->to, provider);
-    draft_word(listing->to, "}");
-    listing->any = true;
-    return 0;
-}
-
-static int add_count(void *user, const char *name, double value)
-{
-    struct listing *listing = user;
-    draft_word(listing->to, listing->any ? "," : "");
-    draft_json(listing->to, name);
-    draft_print(listing->to, ":%.17g", value);
-    listing->any = true;
-    return 0;
-}
-
-void page_data_reply(struct worker *w, struct http1_exchange *exchange)
+static void reply_with_data(struct worker *w, struct http1_exchange *exchange)
 {
     static const struct http1_header headers[] = {
         {"content-type", "application/json"},
@@ -101,18 +75,22 @@ void page_data_reply(struct worker *w, struct http1_exchange *exchange)
         {"cross-origin-resource-policy", "same-origin"},
     };
     struct draft text = DRAFT(MAX_DATA);
-    struct listing failovers = {.to = &text}, counts = {.to = &text};
     draft_print(&text, "{\"version\":\"%s\",\"draining\":%s,\"listen\":", deputy_version(),
                 w->state == WORKER_SERVING ? "false" : "true");
     draft_json(&text, w->server ? http1_address(w->server) : NULL);
-    draft_word(&text, ",\"failovers\":[");
-    deputy_list_failovers(w->current->engine, add_failover, &failovers);
-    draft_word(&text, "],\"counts\":{");
-    deputy_list_counters(w->current->engine, add_count, &counts);
-    draft_word(&text, "},");
+    draft_word(&text, ",");
+    facts_write_json(w, http1_is_local(exchange) ? FACTS_FOR_OPERATORS : FACTS_FOR_CALLERS, &text);
+    draft_word(&text, ",");
     metrics_write_json(w->gateway->metrics, &text);
     draft_word(&text, "}\n");
     http1_reply(exchange, text.failed ? 503 : 200, headers, sizeof(headers) / sizeof(headers[0]), text.text,
                 text.failed ? 0 : text.len);
     draft_free(&text);
+}
+
+void page_data_reply(struct worker *w, struct http1_exchange *exchange)
+{
+    if (w->server)
+        worker_report(w);
+    survey_ask(&w->survey, PATIENCE_MS, exchange, reply_with_data);
 }

@@ -1,6 +1,7 @@
 #include "gateway/routes.h"
 
 #include "gateway/callers.h"
+#include "gateway/facts.h"
 #include "gateway/forward.h"
 #include "gateway/page.h"
 #include "relay/request.h"
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MAX_METRICS = 4 << 20 };
+enum { MAX_METRICS = 16 << 20 };
 
 enum access {
     ACCESS_ALL,  /* anybody who reaches the port: it says next to nothing */
@@ -58,6 +59,7 @@ static void answer_metrics(struct worker *w, struct http1_exchange *exchange)
     if (w->state == WORKER_SERVING || w->state == WORKER_DRAINING)
         worker_report(w);
     metrics_write(w->gateway->metrics, &text);
+    facts_write_metrics(w, &text);
     if (text.failed)
         answer_text(exchange, 500, "text/plain; charset=utf-8", "out of memory\n");
     else
@@ -200,4 +202,11 @@ void routes_request(void *user, struct http1_exchange *exchange)
         forward_request(w, exchange, route->endpoint, route->dialect);
     else
         route->answer(w, exchange);
+}
+
+void routes_gone(void *user, struct http1_exchange *exchange)
+{
+    struct worker *w = user;
+    if (!survey_forget(&w->survey, exchange))
+        relay_gone(w, exchange);
 }

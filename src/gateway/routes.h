@@ -8,5 +8,6 @@
 /* For http1_handler; user is the worker. */
 int routes_head(void *user, struct http1_exchange *exchange);
 void routes_request(void *user, struct http1_exchange *exchange);
+void routes_gone(void *user, struct http1_exchange *exchange);
 
 #endif

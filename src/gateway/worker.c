@@ -58,8 +58,27 @@ static void on_log(void *user, deputy_log_level level, const char *text)
     log_end(log);
 }
 
+static int add_counter(void *user, const char *name, double value)
+{
+    struct script_counters *c = user;
+    size_t i = 0;
+    while (i < c->n && strcmp(c->list[i].name, name) != 0)
+        i++;
+    if (i == METRICS_COUNTERS)
+        return 0;
+    if (i == c->n) {
+        snprintf(c->list[i].name, sizeof(c->list[i].name), "%s", name);
+        c->list[i].value = 0;
+        c->n++;
+    }
+    c->list[i].value += value;
+    return 0;
+}
+
 static void free_station(struct station *station)
 {
+    if (station->engine)
+        deputy_list_counters(station->engine, add_counter, &station->worker->gone);
     deputy_engine_free(station->engine);
     setup_unref(station->setup);
     free(station);
@@ -121,13 +140,29 @@ static void free_retired(struct worker *w, bool all)
 /* ---- what it says about itself -------------------------------------------------------------------------------------
  */
 
-static int add_counter(void *user, const char *name, double value)
+/* Each reload makes a new engine, and a counter must not fall. */
+static void add_up_counters(const struct worker *w, struct script_counters *counters)
+{
+    *counters = w->gone;
+    for (const struct station *s = w->retired; s; s = s->next)
+        if (s->engine)
+            deputy_list_counters(s->engine, add_counter, counters);
+    deputy_list_counters(w->current->engine, add_counter, counters);
+}
+
+static int add_breaker(void *user, const char *topic, const char *name, const char *word, int64_t left_ms)
 {
     struct worker_report *report = user;
-    if (report->n_counters == METRICS_COUNTERS)
+    struct timespec now;
+    if (strcmp(topic, "breaker") != 0)
+        return 0;
+    if (report->n_breakers == METRICS_BREAKERS)
         return 1;
-    snprintf(report->counters[report->n_counters].name, sizeof(report->counters[0].name), "%s", name);
-    report->counters[report->n_counters++].value = value;
+    struct breaker_report *b = &report->breakers[report->n_breakers++];
+    clock_gettime(CLOCK_REALTIME, &now);
+    snprintf(b->llm, sizeof(b->llm), "%s", name);
+    b->half_open = left_ms == 0 || strcmp(word, "open") != 0;
+    b->until = left_ms > 0 ? (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + left_ms : 0;
     return 0;
 }
 
@@ -142,7 +177,9 @@ void worker_report(struct worker *w)
         .bytes_in = s->bytes_in,
         .bytes_out = s->bytes_out,
     };
-    deputy_list_counters(w->current->engine, add_counter, &report);
+    memcpy(report.refused_by, s->refused_by, sizeof(report.refused_by));
+    add_up_counters(w, &report.counters);
+    deputy_list_states(w->current->engine, add_breaker, &report);
     metrics_worker(w->gateway->metrics, w->number, &report);
 }
 
@@ -244,6 +281,7 @@ static bool open_loop(struct worker *w)
     uv_timer_init(&w->loop, &w->tick);
     uv_timer_init(&w->loop, &w->report);
     uv_prepare_init(&w->loop, &w->prepare);
+    survey_init(&w->survey, w);
     w->async.data = w->tick.data = w->report.data = w->prepare.data = w;
     pthread_mutex_lock(&w->gateway->lock);
     w->handles_open = true;
@@ -266,7 +304,7 @@ bool worker_open(struct worker *w, struct gateway *g, unsigned number, const cha
         .user = w,
         .on_request = routes_request,
         .on_head = routes_head,
-        .on_gone = relay_gone,
+        .on_gone = routes_gone,
         .on_room = relay_room,
     };
     w->gateway = g;
@@ -300,6 +338,7 @@ void worker_close(struct worker *w)
         return;
     if (w->server)
         close_server(w);
+    survey_close(&w->survey);
     if (w->current)
         retire(w->current);
     w->current = NULL;
@@ -314,6 +353,7 @@ void worker_close(struct worker *w)
     while (uv_loop_alive(&w->loop)) /* uv_stop may have been asked for meanwhile */
         uv_run(&w->loop, UV_RUN_DEFAULT);
     uv_loop_close(&w->loop);
+    survey_free(&w->survey);
     log_free(&w->log);
     atomic_fetch_sub(&w->gateway->open_workers, 1);
 }

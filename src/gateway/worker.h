@@ -7,6 +7,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
+#include "gateway/survey.h"
 #include "http1/server.h"
 #include "relay/drain.h"
 #include "relay/log.h"
@@ -68,6 +69,8 @@ struct worker {
     struct station *current, *retired;
     struct relays relays;
     unsigned n_stations;
+    struct script_counters gone; /* of engines that are freed */
+    struct survey survey;
     struct log log;
     enum worker_state state;
     struct drain drain;
