@@ -7,6 +7,7 @@ BUILD   ?= build
 CC      ?= cc
 CXX     ?= c++
 DATADIR := $(PREFIX)/share/deputy
+LIBEXEC := $(PREFIX)/lib/deputy
 LUADIR  := $(PREFIX)/lib/lua/5.4
 
 PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl libcrypto
@@ -37,7 +38,8 @@ DEFINED ?= -Wl,-z,defs
 # The library is the engine with the script's side of a run; the Lua module is all of that plus what scripts of a host use.
 MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.c lua_proxy.c lua_router.c lua_options.c \
              lua_message.c))
-LIB_SRC := $(filter-out $(MOD_SRC),$(wildcard src/base/*.c src/net/*.c src/core/*.c src/providers/*.c src/lua/*.c))
+LIB_SRC := $(filter-out $(MOD_SRC) src/managed/supervisor.c,$(wildcard src/base/*.c src/net/*.c src/core/*.c \
+             src/managed/*.c src/providers/*.c src/lua/*.c))
 # Modules that a policy may require travel inside the library.
 EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua presets.lua commands.lua discover.lua nearest.lua web_address.lua),$(wildcard lua/deputy/*.lua))
 # The server side: for the CLI, not for the library.
@@ -52,6 +54,7 @@ LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/src/lua/embedded.o
 MOD_OBJ := $(MOD_SRC:%.c=$(BUILD)/%.o)
 HTTP1_OBJ := $(HTTP1_SRC:%.c=$(BUILD)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/%.o) $(HOST_SRC:%.c=$(BUILD)/%.o)
+MODEL_SERVER := $(BUILD)/spec/support/model_server
 TESTS   := $(TEST_SRC:%.c=$(BUILD)/%)
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
@@ -60,7 +63,7 @@ INTERNAL := $(BUILD)/internal.a
 SONAME  := libdeputy.so.$(SOVERSION)
 
 .PHONY: all
-all: $(BUILD)/libdeputy.a $(BUILD)/libdeputy.so $(BUILD)/deputy $(BUILD)/deputy.so
+all: $(BUILD)/libdeputy.a $(BUILD)/libdeputy.so $(BUILD)/deputy $(BUILD)/deputy.so $(BUILD)/deputy-supervisor
 
 # ---- objects and what is made of them --------------------------------------------------------------------------------
 
@@ -70,13 +73,15 @@ $(BUILD)/flags: FORCE
 	@$(call write_if_changed,$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS))
 $(BUILD)/datadir: FORCE
 	@mkdir -p $(@D)
-	@$(call write_if_changed,$(DATADIR))
+	@$(call write_if_changed,$(DATADIR) $(LIBEXEC))
 write_if_changed = printf '%s\n' '$(1)' | cmp -s - $@ || printf '%s\n' '$(1)' > $@
 .PHONY: FORCE
 FORCE:
 
 $(CLI_OBJ) $(MOD_OBJ): DEFINES = -DDEPUTY_DATADIR='"$(DATADIR)"'
 $(CLI_OBJ) $(MOD_OBJ): $(BUILD)/datadir
+$(BUILD)/src/managed/find_supervisor.o: DEFINES = -DDEPUTY_LIBEXEC='"$(LIBEXEC)"'
+$(BUILD)/src/managed/find_supervisor.o: $(BUILD)/datadir
 $(BUILD)/src/gateway/page.o: src/gateway/page.html
 $(HTTP1_OBJ) $(BUILD)/spec/fuzz/http1_fuzz.o: DEFINES = $(PARSER_CFLAGS)
 $(BUILD)/%.o: %.c $(BUILD)/flags
@@ -117,10 +122,17 @@ $(BUILD)/deputy.so: $(LIB_OBJ) $(MOD_OBJ)
 $(BUILD)/deputy: $(CLI_OBJ) $(HTTP1_OBJ) $(BUILD)/libdeputy.a
 	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
+# What stands between deputy and a model server: small, so that there is little in it that can end it.
+$(BUILD)/deputy-supervisor: $(BUILD)/src/managed/supervisor.o $(BUILD)/src/managed/family.o
+	$(CC) $^ -o $@ $(ALL_LDFLAGS)
+
 # A test that includes failing_malloc.h says itself which allocation fails.
 WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS) $(PARSER_LIBS)
+
+$(MODEL_SERVER): $(BUILD)/spec/support/model_server.o
+	$(CC) $^ -o $@ $(ALL_LDFLAGS)
 
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
@@ -134,7 +146,7 @@ $(BUILD)/spec/c/http1_test $(BUILD)/spec/fuzz/http1_fuzz: $(HTTP1_OBJ)
 .SECONDARY: $(TESTS:=.o) $(BENCHES:=.o) $(FUZZERS:=.o)
 
 .PHONY: tests
-tests: all $(TESTS)
+tests: all $(TESTS) $(MODEL_SERVER)
 
 # ---- for people ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +195,8 @@ install: all
 	install -d '$(DESTDIR)$(PREFIX)/include/deputy' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin' \
 	    '$(DESTDIR)$(LUADIR)' '$(DESTDIR)$(DATADIR)'
 	install -m 644 include/deputy.h '$(DESTDIR)$(PREFIX)/include/'
-	install -m 644 include/deputy/provider.h '$(DESTDIR)$(PREFIX)/include/deputy/'
+	install -m 644 include/deputy/provider.h include/deputy/managed.h '$(DESTDIR)$(PREFIX)/include/deputy/'
+	install -D -m 755 $(BUILD)/deputy-supervisor '$(DESTDIR)$(LIBEXEC)/deputy-supervisor'
 	install -m 644 $(BUILD)/libdeputy.a '$(DESTDIR)$(PREFIX)/lib/'
 	install -m 755 $(BUILD)/$(SONAME) '$(DESTDIR)$(PREFIX)/lib/libdeputy.so.$(VERSION)'
 	ln -sf libdeputy.so.$(VERSION) '$(DESTDIR)$(PREFIX)/lib/$(SONAME)'
@@ -196,11 +209,12 @@ install: all
 
 uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/include/deputy.h' '$(DESTDIR)$(PREFIX)/include/deputy/provider.h' \
+	    '$(DESTDIR)$(PREFIX)/include/deputy/managed.h' '$(DESTDIR)$(LIBEXEC)/deputy-supervisor' \
 	    '$(DESTDIR)$(PREFIX)/lib/libdeputy.a' '$(DESTDIR)$(PREFIX)/lib/libdeputy.so' \
 	    '$(DESTDIR)$(PREFIX)/lib/$(SONAME)' '$(DESTDIR)$(PREFIX)/lib/libdeputy.so.$(VERSION)' \
 	    '$(DESTDIR)$(PREFIX)/lib/pkgconfig/deputy.pc' '$(DESTDIR)$(PREFIX)/bin/deputy' '$(DESTDIR)$(LUADIR)/deputy.so'
 	rm -rf '$(DESTDIR)$(DATADIR)'
-	-rmdir '$(DESTDIR)$(PREFIX)/include/deputy' 2>/dev/null
+	-rmdir '$(DESTDIR)$(PREFIX)/include/deputy' '$(DESTDIR)$(LIBEXEC)' 2>/dev/null
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
@@ -222,7 +236,8 @@ lint-lua:
 	luacheck -q lua spec examples spec/lint
 tidy: $(TIDY:%=tidy/%)
 $(TIDY:%=tidy/%): tidy/%:
-	clang-tidy --quiet $* -- -std=c11 $(CPPFLAGS) $(PKG_CFLAGS) -DDEPUTY_DATADIR='""' 2>&1 | \
+	clang-tidy --quiet $* -- -std=c11 $(CPPFLAGS) $(PKG_CFLAGS) -DDEPUTY_DATADIR='""' -DDEPUTY_LIBEXEC='""' \
+	    2>&1 | \
 	    { ! grep -vE '^[0-9]+ warnings? (generated|treated)|^Suppressed|^Use -header-filter'; }
 
 # Each in a directory of its own, so that they neither mix nor rebuild one another.
@@ -290,7 +305,7 @@ bench: deps
 	$(AGAIN) -s -j$(JOBS) all benches
 	@BUILD=$(BUILD) DEPUTY_BUILD=$(BUILD) spec/bench/run
 .PHONY: benches
-benches: $(BENCHES)
+benches: $(BENCHES) $(MODEL_SERVER)
 
 SOAK_SECONDS ?= 60
 SERVE_SOAK_SECONDS ?= 600

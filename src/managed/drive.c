@@ -1,0 +1,504 @@
+#include "managed/drive.h"
+
+#include "base/error.h"
+#include "managed/child.h"
+#include "managed/health.h"
+#include "managed/life.h"
+#include "managed/port.h"
+#include "managed/secrets.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DRAIN_MS = 30000,
+    STOP_MARGIN_MS = 5000, /* over the grace: then the supervisor does not do what it is for */
+    BACKOFF_MAX_MS = 60000,
+    LOOK_FIRST_MS = 10,
+    LOOK_PAUSE_MAX_MS = 500,
+    LOOK_START_MS = 2000,
+    LOOK_MAX_MS = 5000,
+    LOOK_BAD_MS = 1000, /* before another look after a bad one */
+    LOOK_SUSPECT_MS = 50,
+    SUSPECT_MS = 500,
+    DEAF_AFTER = 3,
+    DEAF_BUSY_AFTER = 12, /* a server that computes may have no time for a look */
+    PROVEN_US = 60000000
+};
+
+static void fire(struct deputy_managed *m, enum life_event event);
+
+static void set_timer(struct deputy_managed *m, enum managed_timer timer, uint64_t ms);
+
+static void stop_timer(struct deputy_managed *m, enum managed_timer timer)
+{
+    uv_timer_stop(&m->timers[timer]);
+}
+
+/* ---- what went wrong ----------------------------------------------------------------------------------------------
+ */
+
+/* A start that has shown that it can serve begins the count anew. */
+static void note_failure(struct deputy_managed *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void note_failure(struct deputy_managed *m, const char *format, ...)
+{
+    char text[sizeof(m->problem)];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    pthread_mutex_lock(&m->lock);
+    bool proven = m->ready_at && (m->served || loop_now_us() - m->ready_at >= PROVEN_US);
+    m->strikes = proven ? 1 : m->strikes + 1;
+    m->crashes++;
+    snprintf(m->problem, sizeof(m->problem), "%s", text);
+    pthread_mutex_unlock(&m->lock);
+    managed_log(m, DEPUTY_LOG_WARN, "%s", text);
+}
+
+/* ---- starting -----------------------------------------------------------------------------------------------------
+ */
+
+/* It never came to a process: the same events, all at once. */
+static void fail_start(struct deputy_managed *m, const char *why)
+{
+    pthread_mutex_lock(&m->lock);
+    snprintf(m->last_exit, sizeof(m->last_exit), "could not start: %.100s", why);
+    pthread_mutex_unlock(&m->lock);
+    note_failure(m, "could not start: %s", why);
+    fire(m, LIFE_DIED);
+}
+
+static bool is_used_by_another(const struct deputy_managed *m, uint16_t port)
+{
+    for (const struct deputy_managed *other = m->owner->list; other; other = other->next)
+        if (other != m && other->port == port)
+            return true;
+    return false;
+}
+
+static uint16_t choose_port(const struct deputy_managed *m)
+{
+    uint16_t port = 0;
+    if (m->settings.port)
+        return port_is_free(m->settings.port) ? m->settings.port : 0;
+    for (int i = 0; i < 16 && (port == 0 || is_used_by_another(m, port)); i++)
+        port = port_pick();
+    return port;
+}
+
+static void launch(struct deputy_managed *m)
+{
+    char why[160];
+    deputy_error error = {0};
+    uint16_t port = choose_port(m);
+    if (port == 0) {
+        if (m->settings.port)
+            snprintf(why, sizeof(why),
+                     "port %u of 127.0.0.1 is taken by another process: end that, or set another port",
+                     (unsigned)m->settings.port);
+        else
+            snprintf(why, sizeof(why), "no free port was found on 127.0.0.1");
+        fail_start(m, why);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->port = port;
+    m->generation++;
+    m->starts++;
+    m->started_us = loop_now_us();
+    m->served = m->ill = false;
+    pthread_mutex_unlock(&m->lock);
+    m->ready_at = 0;
+    m->bad_looks = 0;
+    m->look_ms = LOOK_FIRST_MS;
+    snprintf(m->look_says, sizeof(m->look_says), "nothing yet");
+    if (child_start(m, port, &m->child, &error) != DEPUTY_OK) {
+        fail_start(m, error.message);
+        return;
+    }
+    set_timer(m, TIMER_LATE, m->settings.ready_ms);
+    set_timer(m, TIMER_LOOK, m->look_ms);
+}
+
+static void launch_after_pause(struct deputy_managed *m)
+{
+    uint64_t ms = m->strikes > 0 ? m->settings.backoff_ms : 0;
+    for (uint32_t i = 1; i < m->strikes && ms < BACKOFF_MAX_MS; i++)
+        ms *= 2;
+    if (ms > BACKOFF_MAX_MS)
+        ms = BACKOFF_MAX_MS;
+    if (ms > 0)
+        set_timer(m, TIMER_LAUNCH, ms);
+    else
+        launch(m);
+}
+
+/* ---- actions ------------------------------------------------------------------------------------------------------
+ */
+
+static void begin_to_serve(struct deputy_managed *m)
+{
+    stop_timer(m, TIMER_LATE);
+    if (!m->ready_at) {
+        uint64_t now = m->ready_at = loop_now_us();
+        pthread_mutex_lock(&m->lock);
+        m->last_use_us = now;
+        m->ready_us = now - m->started_us;
+        m->problem[0] = '\0';
+        pthread_mutex_unlock(&m->lock);
+        managed_log(m, DEPUTY_LOG_INFO, "ready after %.1f s, process %ld, port %u", (double)m->ready_us / 1e6,
+                    (long)m->pid, (unsigned)m->port);
+        set_timer(m, TIMER_LOOK, m->settings.health_ms);
+    }
+    if (m->settings.idle_ms != UINT32_MAX)
+        set_timer(m, TIMER_IDLE, m->settings.idle_ms);
+    lease_serve(m);
+}
+
+static void end_family(struct deputy_managed *m)
+{
+    for (int i = 0; i < TIMERS; i++)
+        stop_timer(m, (enum managed_timer)i);
+    health_stop(m);
+    lease_clear(m);
+    if (!m->child) {
+        drive_gone(m);
+        return;
+    }
+    child_stop(m->child);
+    set_timer(m, TIMER_LATE, (uint64_t)m->settings.stop_grace_ms + STOP_MARGIN_MS);
+}
+
+static void act(struct deputy_managed *m, enum life_action action)
+{
+    switch (action) {
+    case LIFE_LAUNCH:
+        launch_after_pause(m);
+        break;
+    case LIFE_SERVE:
+        begin_to_serve(m);
+        break;
+    case LIFE_REFUSE:
+        lease_deny(m, NULL);
+        break;
+    case LIFE_DRAIN:
+        stop_timer(m, TIMER_IDLE);
+        set_timer(m, TIMER_LATE, DRAIN_MS);
+        break;
+    case LIFE_END:
+        end_family(m);
+        break;
+    case LIFE_KILL:
+        managed_log(m, DEPUTY_LOG_ERROR, "the supervisor did not end the family in time: it is killed");
+        child_kill(m->child);
+        set_timer(m, TIMER_LATE, STOP_MARGIN_MS);
+        break;
+    case LIFE_NEVER:
+    case LIFE_NOTHING:
+        break;
+    }
+}
+
+static bool is_a_stop(deputy_managed_state before, enum life_event event)
+{
+    return event == LIFE_DRAINED || event == LIFE_STOP || event == LIFE_RESTART ||
+           (event == LIFE_LATE && before == DEPUTY_MANAGED_DRAINING);
+}
+
+static void fire(struct deputy_managed *m, enum life_event event)
+{
+    deputy_managed_state before = m->state;
+    struct life_step step = life_step(before, event);
+    if (step.action == LIFE_NEVER) {
+        managed_log(m, DEPUTY_LOG_ERROR, "a mistake in the program: %s while %s", life_event_name(event),
+                    deputy_managed_state_name(before));
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->state = step.to;
+    if (step.to == DEPUTY_MANAGED_STOPPING && step.action == LIFE_END && is_a_stop(before, event))
+        m->stops++;
+    pthread_mutex_unlock(&m->lock);
+    if (step.to != before)
+        managed_log(m, DEPUTY_LOG_DEBUG, "%s, was %s (%s)", deputy_managed_state_name(step.to),
+                    deputy_managed_state_name(before), life_event_name(event));
+    act(m, step.action);
+}
+
+/* ---- what the child does ------------------------------------------------------------------------------------------
+ */
+
+void drive_started(struct deputy_managed *m, pid_t pid)
+{
+    pthread_mutex_lock(&m->lock);
+    m->pid = pid;
+    pthread_mutex_unlock(&m->lock);
+    managed_log(m, DEPUTY_LOG_INFO, "started as process %ld, port %u", (long)pid, (unsigned)m->port);
+}
+
+static const char *while_words(deputy_managed_state state)
+{
+    return state == DEPUTY_MANAGED_STARTING ? "before it was ready" : "while it was serving";
+}
+
+void drive_ended(struct deputy_managed *m, const char *how, bool hopeless)
+{
+    deputy_managed_state state = m->state;
+    pthread_mutex_lock(&m->lock);
+    m->pid = 0;
+    snprintf(m->last_exit, sizeof(m->last_exit), "%s", how);
+    pthread_mutex_unlock(&m->lock);
+    m->hopeless = m->hopeless || hopeless;
+    if (state == DEPUTY_MANAGED_STOPPING)
+        managed_log(m, DEPUTY_LOG_INFO, "ended: %s", how);
+    else if (hopeless || strncmp(how, "could not", 9) == 0)
+        note_failure(m, "%s", how);
+    else
+        note_failure(m, "ended %s: %s", while_words(state), how);
+    fire(m, LIFE_DIED);
+}
+
+static enum life_event end_of_family(struct deputy_managed *m)
+{
+    bool failed = m->hopeless || (m->settings.restarts != UINT32_MAX && m->strikes >= m->settings.restarts);
+    pthread_mutex_lock(&m->lock);
+    bool wanted = !m->closing && (m->waiting || m->again || m->kept);
+    pthread_mutex_unlock(&m->lock);
+    return failed ? LIFE_HOPELESS : wanted ? LIFE_AGAIN : LIFE_GONE;
+}
+
+void drive_gone(struct deputy_managed *m)
+{
+    m->child = NULL;
+    stop_timer(m, TIMER_LATE);
+    pthread_mutex_lock(&m->lock);
+    m->pid = m->supervisor = 0;
+    m->port = 0;
+    m->started_us = 0;
+    pthread_mutex_unlock(&m->lock);
+    enum life_event event = end_of_family(m);
+    m->again = m->told = false;
+    fire(m, event);
+}
+
+void drive_output(struct deputy_managed *m, const char *bytes, size_t len)
+{
+    pthread_mutex_lock(&m->lock);
+    ring_add(&m->output, bytes, len);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- looking at its health ----------------------------------------------------------------------------------------
+ */
+
+static bool is_deaf(struct deputy_managed *m, bool refused)
+{
+    pthread_mutex_lock(&m->lock);
+    bool busy = m->active > 0 && !m->ill && !m->suspects && !refused;
+    pthread_mutex_unlock(&m->lock);
+    return m->bad_looks >= (busy ? DEAF_BUSY_AFTER : DEAF_AFTER);
+}
+
+static bool has_suspects(struct deputy_managed *m)
+{
+    pthread_mutex_lock(&m->lock);
+    bool has = m->suspects != NULL;
+    pthread_mutex_unlock(&m->lock);
+    return has;
+}
+
+static void looked_while_starting(struct deputy_managed *m, bool good)
+{
+    if (good) {
+        fire(m, LIFE_HEALTHY);
+        return;
+    }
+    m->look_ms = m->look_ms * 2 < LOOK_PAUSE_MAX_MS ? m->look_ms * 2 : LOOK_PAUSE_MAX_MS;
+    set_timer(m, TIMER_LOOK, m->look_ms);
+}
+
+static void looked_while_ready(struct deputy_managed *m, bool good, bool refused)
+{
+    uint32_t pause = m->settings.health_ms;
+    m->bad_looks = good ? 0 : m->bad_looks + 1;
+    if (good) {
+        stop_timer(m, TIMER_SUSPECT);
+        lease_clear(m);
+    } else if (is_deaf(m, refused)) {
+        note_failure(m, "no longer answers GET %.60s: %.120s", m->settings.health_path, m->look_says);
+        fire(m, LIFE_DEAF);
+        return;
+    } else {
+        uint32_t sooner = has_suspects(m) ? LOOK_SUSPECT_MS : LOOK_BAD_MS;
+        pause = pause < sooner ? pause : sooner;
+    }
+    set_timer(m, TIMER_LOOK, pause);
+}
+
+void drive_looked(struct deputy_managed *m, bool good, bool refused, const char *says)
+{
+    if (!good)
+        snprintf(m->look_says, sizeof(m->look_says), "%s", says);
+    if (m->state == DEPUTY_MANAGED_STARTING)
+        looked_while_starting(m, good);
+    else
+        looked_while_ready(m, good, refused);
+}
+
+/* ---- timers -------------------------------------------------------------------------------------------------------
+ */
+
+static void on_late(struct deputy_managed *m)
+{
+    if (m->state == DEPUTY_MANAGED_STARTING)
+        note_failure(m, "not ready after %.1f s: GET %.60s: %.120s", (double)m->settings.ready_ms / 1e3,
+                     m->settings.health_path, m->look_says);
+    fire(m, LIFE_LATE);
+}
+
+static void on_look(struct deputy_managed *m)
+{
+    uint32_t ms = m->settings.health_ms < LOOK_MAX_MS ? m->settings.health_ms : LOOK_MAX_MS;
+    health_look(m, m->state == DEPUTY_MANAGED_STARTING ? LOOK_START_MS : ms);
+}
+
+static void on_idle(struct deputy_managed *m)
+{
+    uint64_t limit = m->settings.idle_ms, now = loop_now_us();
+    pthread_mutex_lock(&m->lock);
+    uint64_t since = (now - m->last_use_us) / 1000;
+    bool used = m->active > 0 || m->waiting;
+    pthread_mutex_unlock(&m->lock);
+    if (used || since < limit) {
+        set_timer(m, TIMER_IDLE, used ? limit : limit - since);
+        return;
+    }
+    m->kept = false;
+    fire(m, LIFE_IDLE);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct deputy_managed *m = timer->data;
+    switch ((enum managed_timer)(timer - m->timers)) {
+    case TIMER_LAUNCH:
+        launch(m);
+        break;
+    case TIMER_LATE:
+        on_late(m);
+        break;
+    case TIMER_LOOK:
+        on_look(m);
+        break;
+    case TIMER_IDLE:
+        on_idle(m);
+        break;
+    case TIMER_SUSPECT:
+    case TIMERS:
+        lease_clear(m);
+        break;
+    }
+}
+
+static void set_timer(struct deputy_managed *m, enum managed_timer timer, uint64_t ms)
+{
+    uv_update_time(loop_uv(m->owner->loop));
+    uv_timer_start(&m->timers[timer], on_timer, ms, 0);
+}
+
+/* ---- what the callers want ----------------------------------------------------------------------------------------
+ */
+
+static void stop_by_order(struct deputy_managed *m)
+{
+    lease_deny(m, "it was told to stop");
+    m->kept = m->again = m->hopeless = false;
+    m->told = m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED;
+    m->strikes = 0;
+    fire(m, LIFE_STOP);
+}
+
+static void obey(struct deputy_managed *m, unsigned orders)
+{
+    if (orders & ORDER_STOP)
+        stop_by_order(m);
+    if (orders & (ORDER_START | ORDER_RESTART)) {
+        m->hopeless = false;
+        m->strikes = 0;
+    }
+    if (orders & ORDER_RESTART) {
+        m->again = m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED;
+        m->told = m->state == DEPUTY_MANAGED_READY || m->state == DEPUTY_MANAGED_DRAINING;
+        fire(m, LIFE_RESTART);
+    }
+    if (orders & ORDER_START) {
+        m->kept = true;
+        m->told = false;
+        fire(m, LIFE_START);
+    }
+    if ((orders & ORDER_PREWARM) && m->state == DEPUTY_MANAGED_STOPPED)
+        fire(m, LIFE_START);
+}
+
+static void look_at_suspects(struct deputy_managed *m)
+{
+    if (uv_is_active((uv_handle_t *)&m->timers[TIMER_SUSPECT]))
+        return;
+    set_timer(m, TIMER_SUSPECT, SUSPECT_MS);
+    set_timer(m, TIMER_LOOK, 0);
+}
+
+bool drive_step(struct deputy_managed *m)
+{
+    pthread_mutex_lock(&m->lock);
+    unsigned orders = m->orders;
+    bool waiting = m->waiting != NULL, active = m->active > 0, closing = m->closing, suspects = m->suspects != NULL;
+    m->orders = 0;
+    pthread_mutex_unlock(&m->lock);
+    if (closing && !m->given_up) {
+        m->given_up = true;
+        orders = ORDER_STOP;
+    }
+    obey(m, orders);
+    if (m->state == DEPUTY_MANAGED_DRAINING && (waiting || active) && !m->told)
+        fire(m, LIFE_CALLER);
+    else if (m->state == DEPUTY_MANAGED_DRAINING && !active)
+        fire(m, LIFE_DRAINED);
+    else if (waiting && (m->state == DEPUTY_MANAGED_STOPPED || m->state == DEPUTY_MANAGED_FAILED))
+        fire(m, LIFE_CALLER);
+    if (suspects && (m->state == DEPUTY_MANAGED_READY || m->state == DEPUTY_MANAGED_DRAINING))
+        look_at_suspects(m);
+    return !closing || m->child || (m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED);
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------------
+ */
+
+void drive_begin(struct deputy_managed *m)
+{
+    for (int i = 0; i < TIMERS; i++) {
+        uv_timer_init(loop_uv(m->owner->loop), &m->timers[i]);
+        m->timers[i].data = m;
+    }
+    m->open_timers = TIMERS;
+    m->owner->handles += TIMERS;
+    if (m->settings.prewarm == DEPUTY_PREWARM_AT_START)
+        managed_order(m, ORDER_START);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct deputy_managed *m = handle->data;
+    m->owner->handles--;
+    if (--m->open_timers == 0)
+        managed_free(m);
+}
+
+void drive_end(struct deputy_managed *m)
+{
+    for (int i = 0; i < TIMERS; i++)
+        uv_close((uv_handle_t *)&m->timers[i], on_closed);
+}

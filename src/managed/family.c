@@ -1,0 +1,153 @@
+#include "managed/family.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PROCESSES_MAX = 1 << 20, ENVIRON_MAX = 1 << 20 };
+
+static ssize_t read_file(const char *path, char *text, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t len = 0;
+    ssize_t n = 0;
+    if (fd < 0)
+        return -1;
+    while (len < size - 1 && (n = read(fd, text + len, size - 1 - len)) > 0)
+        len += (size_t)n;
+    close(fd);
+    text[len] = '\0';
+    return n < 0 ? -1 : (ssize_t)len;
+}
+
+/* proc(5): pid (name) state ppid pgrp session ... rss, the 24th, in pages. A name may hold spaces and brackets. */
+static bool read_stat(long pid, struct family_process *p)
+{
+    char path[64], text[1024], state;
+    int parent, group, session;
+    long rss;
+    snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
+    if (read_file(path, text, sizeof(text)) <= 0)
+        return false;
+    const char *rest = strrchr(text, ')');
+    if (!rest ||
+        sscanf(rest + 1, " %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %*u %*u %ld", &state,
+               &parent, &group, &session, &rss) != 5)
+        return false;
+    *p = (struct family_process){(pid_t)pid, parent, group, session, 0, false};
+    p->rss_bytes = rss > 0 ? (uint64_t)rss * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    return state != 'Z' && state != 'X';
+}
+
+static int by_pid(const void *a, const void *b)
+{
+    const struct family_process *p = a, *q = b;
+    return (p->pid > q->pid) - (p->pid < q->pid);
+}
+
+static bool make_room(struct family *family, size_t *size)
+{
+    if (family->n < *size)
+        return true;
+    size_t more = *size ? *size * 2 : 256;
+    struct family_process *list = more <= PROCESSES_MAX ? realloc(family->list, more * sizeof(*family->list)) : NULL;
+    if (!list)
+        return false;
+    family->list = list;
+    *size = more;
+    return true;
+}
+
+bool family_read(struct family *family)
+{
+    size_t size = 0;
+    DIR *proc = opendir("/proc");
+    bool ok = proc != NULL;
+    *family = (struct family){NULL, 0};
+    for (struct dirent *entry; ok && (entry = readdir(proc));) {
+        char *end;
+        long pid = strtol(entry->d_name, &end, 10);
+        if (pid <= 0 || *end)
+            continue;
+        ok = make_room(family, &size);
+        if (ok && read_stat(pid, &family->list[family->n]))
+            family->n++;
+    }
+    if (proc)
+        closedir(proc);
+    if (!ok)
+        family_free(family);
+    if (family->n > 0)
+        qsort(family->list, family->n, sizeof(*family->list), by_pid);
+    return ok;
+}
+
+void family_free(struct family *family)
+{
+    free(family->list);
+    *family = (struct family){NULL, 0};
+}
+
+static bool is_in(const struct family *family, pid_t pid, pid_t root)
+{
+    struct family_process key = {.pid = pid};
+    if (pid == root)
+        return true;
+    if (family->n == 0)
+        return false;
+    const struct family_process *p = bsearch(&key, family->list, family->n, sizeof(key), by_pid);
+    return p && p->in;
+}
+
+/* A child's number is nearly always above its parent's, so one round finds nearly all. */
+size_t family_mark(struct family *family, pid_t root)
+{
+    size_t marked = 0, before;
+    do {
+        before = marked;
+        for (size_t i = 0; i < family->n; i++) {
+            struct family_process *p = &family->list[i];
+            if (p->in || p->pid == root || !is_in(family, p->parent, root))
+                continue;
+            p->in = true;
+            marked++;
+        }
+    } while (marked > before);
+    return marked;
+}
+
+static bool carries(pid_t pid, const char *mark, char *text)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%ld/environ", (long)pid);
+    ssize_t len = read_file(path, text, ENVIRON_MAX);
+    for (const char *p = text; len > 0 && p < text + len; p += strlen(p) + 1)
+        if (strcmp(p, mark) == 0)
+            return true;
+    return false;
+}
+
+size_t family_kill(pid_t leader, const char *mark)
+{
+    struct family all;
+    size_t n = 0;
+    char *text = malloc(ENVIRON_MAX);
+    if (text && family_read(&all)) {
+        for (size_t i = 0; i < all.n; i++) {
+            const struct family_process *p = &all.list[i];
+            if (p->pid == getpid() || p->pid == 1)
+                continue;
+            if ((leader > 0 && (p->session == leader || p->group == leader)) || carries(p->pid, mark, text)) {
+                n++;
+                kill(p->pid, SIGKILL);
+            }
+        }
+        family_free(&all);
+    }
+    free(text);
+    return n;
+}

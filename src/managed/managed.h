@@ -1,0 +1,91 @@
+/* managed/managed.h - one model server and whoever wants it. Two sides meet here: the callers, on threads of their own,
+ * under `lock`; and the owner's thread, which alone changes the state. */
+#ifndef MANAGED_MANAGED_H
+#define MANAGED_MANAGED_H
+
+#include "managed/lease.h"
+#include "managed/ring.h"
+#include "managed/settings.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+struct child;
+struct http_transfer;
+struct owner;
+
+enum managed_order { ORDER_START = 1, ORDER_STOP = 2, ORDER_RESTART = 4, ORDER_PREWARM = 8 };
+
+enum managed_timer {
+    TIMER_LAUNCH,  /* the pause before another start is over */
+    TIMER_LATE,    /* the state has taken too long */
+    TIMER_LOOK,    /* time to look at the health path */
+    TIMER_IDLE,    /* time to see whether it is idle */
+    TIMER_SUSPECT, /* those whose exchange broke have waited long enough */
+    TIMERS
+};
+
+struct deputy_managed {
+    atomic_uint refs;
+    struct deputy_managed *prev, *next; /* the owner's */
+    struct owner *owner;
+    struct settings settings;
+    char **secrets;
+    deputy_log_fn on_log;
+    void *log_user;
+    pthread_mutex_t log_lock; /* held while on_log runs, so that the last unref can wait for that */
+    bool silent;              /* under log_lock */
+    atomic_bool logging;      /* on_log runs, on this thread: */
+    pthread_t logger;
+
+    pthread_mutex_t lock; /* for all from here to `output` */
+    deputy_managed_state state;
+    uint64_t generation; /* of the child, from 1 */
+    uint16_t port;
+    pid_t pid, supervisor;
+    struct lease *waiting, *suspects;
+    uint32_t n_waiting, active;
+    bool served;  /* this child has ended a run well */
+    bool ill;     /* the last run that ended at it did not end well */
+    bool closing; /* the last reference is gone */
+    unsigned orders;
+    uint64_t last_use_us, started_us, ready_us;
+    uint64_t starts, crashes, stops;
+    char last_exit[128], problem[256];
+    struct ring output;
+
+    /* the owner's thread alone */
+    struct child *child;
+    uv_timer_t timers[TIMERS];
+    unsigned open_timers;
+    struct http_transfer *look;
+    char look_says[160]; /* what the last bad look found */
+    uint32_t look_ms;    /* the pause before the next look while it starts */
+    uint32_t bad_looks;
+    uint32_t strikes;  /* starts in a row that failed */
+    uint64_t ready_at; /* when it got ready; 0: it did not */
+    bool kept;         /* started again when it ends by itself, though nobody waits */
+    bool again;        /* a restart was ordered */
+    bool hopeless;     /* trying again would be the same */
+    bool told;         /* to stop or restart: callers do not revive it while it drains */
+    bool given_up;     /* closing was seen */
+};
+
+/* The last lines of output, without secrets, in one line: at most size - 1 bytes, "" when there are none. Any thread.
+ */
+void managed_last_lines(struct deputy_managed *managed, char *text, size_t size);
+
+/* The status but for the memory, without a look at /proc. Any thread. */
+void managed_words(struct deputy_managed *managed, deputy_managed_status *status);
+
+void managed_log(struct deputy_managed *managed, deputy_log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* When the owner has no more of it, or never had. */
+void managed_free(struct deputy_managed *managed);
+
+/* Notes an order and tells the owner's thread. Any thread. */
+void managed_order(struct deputy_managed *managed, enum managed_order order);
+
+#endif
