@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 
 enum { DEFAULT_HEADER_BYTES = 65536, COPIED_BODY_MAX = 16384, METHOD_MAX = 32, SPANS = 3 };
 
@@ -476,14 +475,6 @@ static bool set_up_trust(CURL *easy, const char *ca_file)
     return curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK;
 }
 
-/* libcurl's own sockets would be handed on to the processes that the host starts. */
-static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
-{
-    (void)user, (void)purpose;
-    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-    return fd < 0 ? CURL_SOCKET_BAD : fd;
-}
-
 static long milliseconds(uint32_t ms)
 {
     return ms > 0 && ms < INT_MAX ? (long)ms : INT_MAX;
@@ -541,8 +532,7 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
            curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_PREREQDATA, t) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t->text) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK && loop_own_sockets(t->loop, easy) &&
            set_up_trust(easy, request->ca_file) && set_up_method(t, request);
 }
 

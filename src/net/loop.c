@@ -4,10 +4,13 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 #include <utlist.h>
 
-enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256 };
+enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64 };
 
 struct loop {
     uv_loop_t own;
@@ -16,7 +19,10 @@ struct loop {
     uv_timer_t timer;
     uv_idle_t soon;
     struct loop_exchange *later, *added;
-    struct watch *watches;
+    struct watch **watches; /* by descriptor */
+    size_t n_watches;       /* places in it */
+    size_t n_parked;
+    struct watch *fresh; /* opened in this turn of libcurl */
     CURL *spare[SPARE_MAX];
     size_t n_spare;
     unsigned n_open; /* uv handles of ours that are not closed yet */
@@ -24,12 +30,17 @@ struct loop {
     bool lent, due, reaping, spent;
 };
 
+/* What libuv does for a new descriptor takes three system calls, and each change of what is polled for two more. So a
+ * connection that libcurl keeps stays watched, and a handle stays with its number when the descriptor is closed. */
 struct watch {
     uv_poll_t poll;
     curl_socket_t fd;
-    int events;
+    int wanted;      /* by libcurl; 0: nothing */
+    int events;      /* polled for; 0: stopped */
+    bool connection; /* we opened it, so that we are told when it is closed */
+    bool parked;     /* closed; waits for the number to come again */
     struct loop *loop;
-    struct watch *prev, *next;
+    struct watch *prev, *next; /* among the loop's fresh ones */
 };
 
 static void settle(struct loop *loop);
@@ -76,7 +87,7 @@ static void starve_all(struct loop *loop)
         starve(loop, exchange);
 }
 
-static void turn(struct loop *loop, curl_socket_t fd, int events)
+static void act(struct loop *loop, curl_socket_t fd, int events)
 {
     int running;
     loop->in_curl++;
@@ -88,6 +99,11 @@ static void turn(struct loop *loop, curl_socket_t fd, int events)
         loop->spent = true;
         starve_all(loop);
     }
+}
+
+static void turn(struct loop *loop, curl_socket_t fd, int events)
+{
+    act(loop, fd, events);
     settle(loop);
 }
 
@@ -135,13 +151,35 @@ static int set_timer(CURLM *multi, long ms, void *user)
     return 0;
 }
 
+/* ---- its sockets ---- */
+
+static void on_socket(uv_poll_t *poll, int status, int events);
+
+static void unwatch(struct watch *watch)
+{
+    if (watch->events != 0)
+        uv_poll_stop(&watch->poll);
+    watch->events = 0;
+}
+
+static bool rewatch(struct watch *watch)
+{
+    watch->events = uv_poll_start(&watch->poll, watch->wanted, on_socket) == 0 ? watch->wanted : 0;
+    return watch->events != 0;
+}
+
+/* A kept connection on which something comes is at its end, which libcurl finds out when it would use it. */
 static void on_socket(uv_poll_t *poll, int status, int events)
 {
     struct watch *watch = poll->data;
     int flags = ((events & UV_READABLE) ? CURL_CSELECT_IN : 0) | ((events & UV_WRITABLE) ? CURL_CSELECT_OUT : 0);
+    if (watch->wanted == 0) {
+        unwatch(watch);
+        return;
+    }
     if (status < 0) {
         /* A whole reply may stand before a reset. libuv stopped the handle; told nothing, libcurl looks itself. */
-        uv_poll_start(poll, watch->events, on_socket);
+        rewatch(watch);
         flags = 0;
     }
     turn(watch->loop, watch->fd, flags);
@@ -154,15 +192,67 @@ static void on_watch_closed(uv_handle_t *handle)
     free(watch);
 }
 
+static struct watch *find_watch(const struct loop *loop, curl_socket_t fd)
+{
+    return fd >= 0 && (size_t)fd < loop->n_watches ? loop->watches[fd] : NULL;
+}
+
+static bool is_fresh(const struct watch *watch)
+{
+    return watch->prev != NULL;
+}
+
+static void not_fresh(struct watch *watch)
+{
+    if (!is_fresh(watch))
+        return;
+    DL_DELETE(watch->loop->fresh, watch);
+    watch->prev = watch->next = NULL;
+}
+
 static void close_watch(struct watch *watch)
 {
-    DL_DELETE(watch->loop->watches, watch);
+    struct loop *loop = watch->loop;
+    not_fresh(watch);
+    loop->watches[watch->fd] = NULL;
+    loop->n_parked -= watch->parked;
     uv_close((uv_handle_t *)&watch->poll, on_watch_closed);
+}
+
+static void close_watches(struct loop *loop)
+{
+    for (size_t i = 0; i < loop->n_watches; i++)
+        if (loop->watches[i])
+            close_watch(loop->watches[i]);
+}
+
+static bool make_place(struct loop *loop, curl_socket_t fd)
+{
+    size_t n = loop->n_watches ? loop->n_watches : TABLE_FIRST;
+    if ((size_t)fd < loop->n_watches)
+        return true;
+    while (n <= (size_t)fd)
+        n *= 2;
+    struct watch **grown = realloc(loop->watches, n * sizeof(*grown));
+    if (!grown)
+        return false;
+    memset(grown + loop->n_watches, 0, (n - loop->n_watches) * sizeof(*grown));
+    loop->watches = grown;
+    loop->n_watches = n;
+    return true;
 }
 
 static struct watch *open_watch(struct loop *loop, curl_socket_t fd)
 {
-    struct watch *watch = calloc(1, sizeof *watch);
+    struct watch *watch = find_watch(loop, fd);
+    if (watch) {
+        loop->n_parked -= watch->parked;
+        watch->parked = false;
+        return watch;
+    }
+    if (fd < 0 || !make_place(loop, fd))
+        return NULL;
+    watch = calloc(1, sizeof *watch);
     if (!watch)
         return NULL;
     if (uv_poll_init_socket(loop->uv, &watch->poll, fd) != 0) {
@@ -173,28 +263,85 @@ static struct watch *open_watch(struct loop *loop, curl_socket_t fd)
     watch->fd = fd;
     watch->loop = loop;
     loop->n_open++;
-    DL_APPEND(loop->watches, watch);
-    curl_multi_assign(loop->multi, fd, watch);
-    return watch;
+    return loop->watches[fd] = watch;
 }
 
-static int set_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket)
+/* libcurl closes a socket on which connecting failed without a word, and the next one gets its number: what was polled
+ * for is gone from the kernel then. libcurl's own sockets would be handed on to the processes that the host starts. */
+static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
     struct loop *loop = user;
-    struct watch *watch = socket;
-    if (what == CURL_POLL_REMOVE) {
-        if (watch) {
-            curl_multi_assign(loop->multi, fd, NULL);
+    (void)purpose;
+    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    if (fd < 0)
+        return CURL_SOCKET_BAD;
+    struct watch *watch = open_watch(loop, fd); /* without memory set_socket will say so */
+    if (watch) {
+        if (watch->events != 0 && watch->wanted != 0)
+            rewatch(watch);
+        else
+            unwatch(watch);
+        watch->connection = true;
+        if (!is_fresh(watch))
+            DL_APPEND(loop->fresh, watch);
+    }
+    return fd;
+}
+
+static int close_socket(void *user, curl_socket_t fd)
+{
+    struct loop *loop = user;
+    struct watch *watch = find_watch(loop, fd);
+    if (watch && !watch->parked) {
+        not_fresh(watch);
+        unwatch(watch);
+        watch->wanted = 0;
+        watch->connection = false;
+        watch->parked = true;
+        if (++loop->n_parked > PARKED_MAX)
             close_watch(watch);
-        }
+    }
+    return close(fd);
+}
+
+bool loop_own_sockets(struct loop *loop, CURL *easy)
+{
+    return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, loop) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, loop) == CURLE_OK;
+}
+
+static void release_watch(struct watch *watch)
+{
+    if (watch->connection && watch->events == UV_READABLE) {
+        watch->wanted = 0;
+        uv_unref((uv_handle_t *)&watch->poll); /* nobody waits for it */
+    } else if (!watch->parked) {
+        close_watch(watch);
+    }
+}
+
+static int set_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *unused)
+{
+    struct loop *loop = user;
+    struct watch *watch = find_watch(loop, fd);
+    (void)unused;
+    if (what == CURL_POLL_REMOVE) {
+        if (watch)
+            release_watch(watch);
         return 0;
     }
-    if (!watch)
-        watch = open_watch(loop, fd);
-    int events = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
-    if (watch && uv_poll_start(&watch->poll, events, on_socket) == 0) {
-        watch->events = events;
-        return 0;
+    watch = open_watch(loop, fd);
+    if (watch) {
+        uv_ref((uv_handle_t *)&watch->poll);
+        watch->wanted = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
+        if (watch->wanted == watch->events)
+            return 0;
+        if (is_fresh(watch) && watch->wanted == UV_WRITABLE)
+            return 0; /* run_fresh looks first */
+        if (rewatch(watch))
+            return 0;
     }
     /* Answering -1 would make libcurl fail every transfer for good; this one alone is lost. */
     struct loop_exchange *exchange = NULL;
@@ -202,6 +349,25 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *
     if (exchange)
         starve(loop, exchange);
     return 0;
+}
+
+/* Another socket on this machine is connected before anybody could poll for it, so libcurl looks at once. What it has
+ * not asked to be polled for by now was closed again without a word. */
+static void run_fresh(struct loop *loop)
+{
+    struct watch *watch;
+    while ((watch = loop->fresh)) {
+        curl_socket_t fd = watch->fd;
+        not_fresh(watch);
+        if (watch->wanted == 0)
+            close_watch(watch);
+        if (watch->wanted != UV_WRITABLE || loop->spent)
+            continue;
+        act(loop, fd, CURL_CSELECT_OUT);
+        watch = find_watch(loop, fd);
+        if (watch && !is_fresh(watch) && watch->wanted != watch->events && !rewatch(watch))
+            starve_all(loop);
+    }
 }
 
 /* ---- what waits for libcurl to return ---- */
@@ -268,12 +434,12 @@ static void drop_multi(struct loop *loop)
     loop->multi = NULL;
     loop->spent = loop->due = false;
     uv_timer_stop(&loop->timer);
-    while (loop->watches)
-        close_watch(loop->watches);
+    close_watches(loop);
 }
 
 static void settle(struct loop *loop)
 {
+    run_fresh(loop);
     run_later(loop);
     loop_reap(loop);
     if (loop->spent && !loop->added)
@@ -396,14 +562,14 @@ void loop_free(struct loop *loop)
         curl_multi_cleanup(loop->multi);
     while (loop->n_spare > 0)
         curl_easy_cleanup(loop->spare[--loop->n_spare]);
-    while (loop->watches)
-        close_watch(loop->watches);
+    close_watches(loop);
     uv_close((uv_handle_t *)&loop->timer, on_handle_closed);
     uv_close((uv_handle_t *)&loop->soon, on_handle_closed);
     while (loop->n_open > 0)
         uv_run(loop->uv, UV_RUN_NOWAIT);
     if (!loop->lent)
         uv_loop_close(&loop->own);
+    free(loop->watches);
     free(loop);
 }
 

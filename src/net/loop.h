@@ -56,6 +56,10 @@ void loop_later_drop(struct loop *loop, struct loop_exchange *exchange);
 CURL *loop_easy_take(struct loop *loop);
 void loop_easy_give(struct loop *loop, CURL *easy);
 
+/* Makes its connections' sockets ours: not handed on to processes that the host starts, and watched with fewer system
+ * calls. false: out of memory. */
+bool loop_own_sockets(struct loop *loop, CURL *easy);
+
 /* Adds a handle to the multi (false: out of memory), takes it out, ends its pause. */
 bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
 void loop_remove(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
