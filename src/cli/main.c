@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &serve_command,     &ask_command,    &probe_command,    &check_command,
-    &providers_command, &verify_command, &contract_command, &version_command,
+    &serve_command,     &central_command, &ask_command,      &probe_command,   &check_command,
+    &providers_command, &verify_command,  &contract_command, &version_command,
 };
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };

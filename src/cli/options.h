@@ -54,8 +54,8 @@ struct command {
                                            the name */
 };
 
-extern const struct command ask_command, check_command, contract_command, probe_command, providers_command,
-    serve_command, verify_command, version_command;
+extern const struct command ask_command, central_command, check_command, contract_command, probe_command,
+    providers_command, serve_command, verify_command, version_command;
 
 /* Reads what follows the subcommand's name (argv[0]). Returns -1 to go on; else the exit code, everything being said:
  * help on stdout, a mistake on stderr. */
