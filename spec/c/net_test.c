@@ -758,8 +758,8 @@ static void test_request_bytes(void **state)
     assert_int_equal(call.result.end, HTTP_COMPLETE);
     char expected[512];
     snprintf(expected, sizeof expected,
-             "POST /a/../b?c=d HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: deputy/%s\r\nAccept: */*\r\nX-Empty:\r\n"
-             "X-Blank:\r\nX-One: 1\r\nAuthorization: Bearer tok\r\nAccept-Encoding: identity\r\nContent-Length: 13"
+             "POST /a/../b?c=d HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\nX-Empty:\r\nX-Blank:\r\nX-One: 1\r\n"
+             "Authorization: Bearer tok\r\nUser-Agent: deputy/%s\r\nAccept-Encoding: identity\r\nContent-Length: 13"
              "\r\n\r\n{\"model\":\"m\"}",
              peer.port, DEPUTY_VERSION);
     assert_string_equal(peer.seen, expected);
@@ -1174,8 +1174,8 @@ static void test_probe_late_body(void **state)
     assert_int_equal(peer.connections, 3);
     char expected[256];
     snprintf(expected, sizeof expected,
-             "HEAD /api/v1/llms/claude HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: deputy/%s\r\nAccept: */*\r\n"
-             "Authorization: Bearer tok\r\n\r\n",
+             "HEAD /api/v1/llms/claude HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: */*\r\nAuthorization: Bearer tok\r\n"
+             "User-Agent: deputy/%s\r\nConnection: close\r\n\r\n",
              peer.port, DEPUTY_VERSION);
     assert_memory_equal(peer.seen, expected, strlen(expected));
     peer_free(&peer);

@@ -10,7 +10,14 @@
 #include <string.h>
 #include <strings.h>
 
-enum { DEFAULT_HEADER_BYTES = 65536, COPIED_BODY_MAX = 16384, METHOD_MAX = 32, SPANS = 3 };
+enum {
+    DEFAULT_HEADER_BYTES = 65536,
+    COPIED_BODY_MAX = 16384,
+    METHOD_MAX = 32,
+    SPANS = 3,
+    OWN_FIELDS = 6,       /* that add_fields may add */
+    OWN_FIELD_BYTES = 192 /* of them, without the token and the user agent */
+};
 
 enum reason { NOT_OURS, OVER_LIMIT, MALFORMED, STOPPED, STARVED, WITHHELD, LOST };
 
@@ -18,7 +25,10 @@ struct http_transfer {
     struct loop_exchange exchange; /* first: the loop knows no more */
     struct loop *loop;
     CURL *easy;
-    struct curl_slist *fields;
+    struct url_parsed *url;
+    struct curl_slist *fields; /* an array, with the lines behind it */
+    size_t n_fields;
+    char *fields_end;
 
     void *user;
     bool (*before_send)(void *user);
@@ -34,8 +44,8 @@ struct http_transfer {
     size_t header_bytes, max_header_bytes; /* of all heads and trailers */
 
     enum reason ours; /* why one of our callbacks made libcurl stop */
-    bool added, dead, paused, resume, connected, head_done, no_body, safe;
-    char target[96]; /* method and redacted URL */
+    bool added, dead, paused, resume, connected, head_done, no_body, safe, trusts_other;
+    char method[METHOD_MAX + 1];
     char text[CURL_ERROR_SIZE];
 };
 
@@ -255,13 +265,32 @@ static const char *describe(const struct http_transfer *t, enum http_end end, CU
     return t->text[0] ? t->text : curl_easy_strerror(code);
 }
 
+static bool set_up_trust(CURL *easy, const char *ca_file);
+
+/* A handle is used again with the options it has: what is not set for each request anew must be as it was. */
+static void give_easy(struct http_transfer *t)
+{
+    CURL *easy = t->easy;
+    bool ok = curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL) == CURLE_OK &&
+              curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL) == CURLE_OK &&
+              curl_easy_setopt(easy, CURLOPT_HTTPHEADER, NULL) == CURLE_OK &&
+              curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL) == CURLE_OK &&
+              curl_easy_setopt(easy, CURLOPT_CURLU, NULL) == CURLE_OK && (!t->trusts_other || set_up_trust(easy, NULL));
+    if (ok)
+        loop_easy_give(t->loop, easy);
+    else
+        curl_easy_cleanup(easy);
+}
+
 static void destroy(struct http_transfer *t)
 {
     loop_later_drop(t->loop, &t->exchange);
     if (t->added)
         loop_remove(t->loop, t->easy, &t->exchange);
-    loop_easy_give(t->loop, t->easy);
-    curl_slist_free_all(t->fields);
+    if (t->easy)
+        give_easy(t);
+    url_parsed_drop(t->url);
+    free(t->fields);
     free(t->copied_body);
     head_free(&t->head);
     free(t);
@@ -275,8 +304,12 @@ static void finish(struct http_transfer *t, CURLcode code)
         result.unframed = !t->no_body && head_unframed(&t->head);
     }
     result.connecting = result.end == HTTP_TIMEOUT && !t->connected;
-    if (result.end != HTTP_COMPLETE)
-        snprintf(result.message, sizeof result.message, "%.90s (%.60s)", describe(t, result.end, code), t->target);
+    if (result.end != HTTP_COMPLETE) {
+        char url[64];
+        url_redact(url_parsed_text(t->url), url, sizeof url);
+        snprintf(result.message, sizeof result.message, "%.90s (%.32s %.*s)", describe(t, result.end, code), t->method,
+                 (int)(59 - strlen(t->method)), url);
+    }
     void *user = t->user;
     void (*on_end)(void *, const struct http_result *) = t->on_end;
     destroy(t);
@@ -353,7 +386,7 @@ static bool is_ours(const char *name)
                                         "Transfer-Encoding",
                                         "Upgrade"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcasecmp(name, names[i]) == 0)
+        if ((*name | 0x20) == (*names[i] | 0x20) && strcasecmp(name, names[i]) == 0)
             return true;
     return false;
 }
@@ -387,51 +420,73 @@ static int check(const struct http_request *request, deputy_error *error)
     size_t len = request->method ? strlen(request->method) : 0;
     if (len > METHOD_MAX || !head_token_ok(request->method, len))
         return error_set(error, DEPUTY_EINVAL, "the method is not a token (RFC 9110 section 9.1)");
-    int code = url_request_check(request->url, error);
-    if (code == DEPUTY_OK && request->bearer)
-        code = url_token_check(request->bearer, error);
+    int code = request->bearer ? url_token_check(request->bearer, error) : DEPUTY_OK;
     return code == DEPUTY_OK ? check_headers(request, error) : code;
 }
 
-static bool add_field(struct http_transfer *t, const char *name, const char *value, bool blank)
+/* The room was counted before. libcurl's spelling: "Name:" keeps a field away, "Name;" sends it empty. */
+static void add_field(struct http_transfer *t, const char *name, const char *before, const char *value, bool blank)
 {
-    size_t len = value ? strlen(value) : 0;
+    size_t name_len = strlen(name), before_len = strlen(before), len = strlen(value);
+    struct curl_slist *field = &t->fields[t->n_fields];
+    char *to = t->fields_end;
     head_trim(&value, &len);
-    size_t size = strlen(name) + len + 4;
-    char *line = malloc(size);
-    if (!line)
-        return false;
-    /* libcurl's spelling: "Name:" keeps a field away, "Name;" sends it empty. */
-    if (len > 0)
-        snprintf(line, size, "%s: %.*s", name, (int)len, value);
-    else
-        snprintf(line, size, "%s%c", name, blank ? ';' : ':');
-    struct curl_slist *fields = curl_slist_append(t->fields, line);
-    free(line);
-    if (fields)
-        t->fields = fields;
-    return fields != NULL;
+    field->data = to;
+    field->next = NULL;
+    if (t->n_fields++ > 0)
+        field[-1].next = field;
+    memcpy(to, name, name_len);
+    to += name_len;
+    *to++ = len > 0 || !blank ? ':' : ';';
+    if (len > 0) {
+        *to++ = ' ';
+        memcpy(to, before, before_len);
+        memcpy(to + before_len, value, len);
+        to += before_len + len;
+    }
+    *to++ = '\0';
+    t->fields_end = to;
+}
+
+static bool make_fields(struct http_transfer *t, const struct http_request *request, const char *user_agent)
+{
+    size_t n = request->n_headers + OWN_FIELDS;
+    size_t bytes = n * sizeof(*t->fields) + OWN_FIELD_BYTES + strlen(user_agent);
+    bytes += request->bearer ? strlen(request->bearer) : 0;
+    for (size_t i = 0; i < request->n_headers; i++)
+        bytes += strlen(request->headers[i].name) + strlen(request->headers[i].value) + sizeof ": ";
+    t->fields = malloc(bytes);
+    t->fields_end = (char *)(t->fields + n);
+    return t->fields != NULL;
 }
 
 static bool add_fields(struct http_transfer *t, const struct http_request *request)
 {
-    bool has_type = false, ok = true;
-    for (size_t i = 0; ok && i < request->n_headers; i++) {
+    const char *user_agent = request->pinned_user_agent ? request->pinned_user_agent : "deputy/" DEPUTY_VERSION;
+    bool has_type = false, has_agent = false;
+    if (!make_fields(t, request, user_agent))
+        return false;
+    for (size_t i = 0; i < request->n_headers; i++) {
         const deputy_header *h = &request->headers[i];
         if (is_ours(h->name) || (request->bearer && strcasecmp(h->name, "Authorization") == 0))
             continue;
         has_type = has_type || strcasecmp(h->name, "Content-Type") == 0;
-        ok = add_field(t, h->name, h->value, true);
+        has_agent = has_agent || strcasecmp(h->name, "User-Agent") == 0;
+        add_field(t, h->name, "", h->value, true);
     }
-    if (ok && request->bearer) {
-        char value[sizeof "Bearer " + URL_TOKEN_MAX];
-        snprintf(value, sizeof value, "Bearer %s", request->bearer);
-        ok = add_field(t, "Authorization", value, true);
-    }
-    ok = ok && add_field(t, "Expect", "", false);
-    if (ok && !t->no_body)
-        ok = add_field(t, "Accept-Encoding", "identity", true);
-    return ok && (has_type || add_field(t, "Content-Type", "", false));
+    if (request->bearer)
+        add_field(t, "Authorization", "Bearer ", request->bearer, true);
+    if (!has_agent)
+        add_field(t, "User-Agent", "", user_agent, false);
+    if (!t->safe)
+        add_field(t, "Expect", "", "", false);
+    if (!t->no_body)
+        add_field(t, "Accept-Encoding", "", "identity", true);
+    if (!t->safe && !has_type)
+        add_field(t, "Content-Type", "", "", false);
+    if (request->fresh)
+        add_field(t, "Connection", "", "close", true);
+    return true;
 }
 
 /* A copy of what is small goes out together with the head and leaves libcurl no borrowed pointer. */
@@ -445,34 +500,31 @@ static bool copy_body(struct http_transfer *t)
     return true;
 }
 
-static bool set_up_method(struct http_transfer *t, const struct http_request *request)
+static bool set_up_method(struct http_transfer *t)
 {
     CURL *easy = t->easy;
-    if (strcmp(request->method, "HEAD") == 0)
+    bool is_post = strcmp(t->method, "POST") == 0;
+    if (curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, t->safe || is_post ? NULL : t->method) != CURLE_OK)
+        return false;
+    if (t->no_body)
         return curl_easy_setopt(easy, CURLOPT_NOBODY, 1L) == CURLE_OK;
-    if (strcmp(request->method, "GET") == 0)
+    if (t->safe)
         return curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L) == CURLE_OK;
     bool ok = curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
               curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)t->body_len) == CURLE_OK;
-    if (ok && strcmp(request->method, "POST") != 0)
-        ok = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) == CURLE_OK;
     if (ok && t->body_len <= COPIED_BODY_MAX)
         return copy_body(t) && curl_easy_setopt(easy, CURLOPT_POSTFIELDS, t->copied_body) == CURLE_OK;
-    return ok && curl_easy_setopt(easy, CURLOPT_READFUNCTION, read_body) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_READDATA, t) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, rewind_body) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_SEEKDATA, t) == CURLE_OK;
+    return ok;
 }
 
-/* A bundle of ours instead of the system's: libcurl would look into the system's folder as well. */
+/* A bundle of ours instead of the system's: libcurl would look into the system's folder as well. Without the folder
+ * libcurl parses the system's bundle once, not for every connection. */
 static bool set_up_trust(CURL *easy, const char *ca_file)
 {
-    if (ca_file && curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file) != CURLE_OK)
-        return false;
-    /* Without the folder libcurl parses the bundle once, not for every connection. */
-    if (!ca_file && !curl_version_info(CURLVERSION_NOW)->cainfo)
-        return true;
-    return curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK;
+    const curl_version_info_data *info = curl_version_info(CURLVERSION_NOW);
+    const char *bundle = ca_file ? ca_file : info->cainfo;
+    return curl_easy_setopt(easy, CURLOPT_CAINFO, bundle) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_CAPATH, bundle ? NULL : info->capath) == CURLE_OK;
 }
 
 static long milliseconds(uint32_t ms)
@@ -480,13 +532,23 @@ static long milliseconds(uint32_t ms)
     return ms > 0 && ms < INT_MAX ? (long)ms : INT_MAX;
 }
 
-static bool set_up(struct http_transfer *t, const struct http_request *request)
+struct number {
+    CURLoption option;
+    long value;
+};
+
+static bool set_numbers(CURL *easy, const struct number *numbers, size_t n)
 {
-    CURL *easy = t->easy;
-    const struct {
-        CURLoption option;
-        long value;
-    } numbers[] = {
+    for (size_t i = 0; i < n; i++)
+        if (curl_easy_setopt(easy, numbers[i].option, numbers[i].value) != CURLE_OK)
+            return false;
+    return true;
+}
+
+/* What a handle keeps for as long as it lives. */
+static bool set_up_handle(struct loop *loop, CURL *easy)
+{
+    static const struct number numbers[] = {
         {CURLOPT_NOSIGNAL, 1},
         {CURLOPT_QUICK_EXIT, 1}, /* a slow resolver outlives the deadline otherwise */
         {CURLOPT_FOLLOWLOCATION, 0},
@@ -499,44 +561,67 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
         {CURLOPT_SSL_VERIFYHOST, 2},
         {CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2},
         {CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
-        {CURLOPT_TCP_KEEPALIVE, 1},
         {CURLOPT_BUFFERSIZE, LOOP_BUFFER_BYTES}, /* a thousand waiting transfers hold one each */
         {CURLOPT_UPLOAD_BUFFERSIZE, 16384},
+    };
+    return set_numbers(easy, numbers, sizeof numbers / sizeof *numbers) &&
+           curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_REDIR_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_NOPROXY, "*") == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_READFUNCTION, read_body) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, rewind_body) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK && loop_own_sockets(loop, easy) &&
+           set_up_trust(easy, NULL);
+}
+
+static bool set_up_url(CURL *easy, const struct url_parsed *url)
+{
+    CURLU *parsed = url_parsed_handle(url);
+    return parsed ? curl_easy_setopt(easy, CURLOPT_URL, NULL) == CURLE_OK &&
+                        curl_easy_setopt(easy, CURLOPT_CURLU, parsed) == CURLE_OK
+                  : curl_easy_setopt(easy, CURLOPT_URL, url_parsed_text(url)) == CURLE_OK;
+}
+
+static bool set_up(struct http_transfer *t, const struct http_request *request)
+{
+    CURL *easy = t->easy;
+    bool encrypted = strncasecmp(request->url, "https:", 6) == 0;
+    const struct number numbers[] = {
         {CURLOPT_FRESH_CONNECT, request->fresh},
         {CURLOPT_FORBID_REUSE, request->fresh},
+        {CURLOPT_TCP_KEEPALIVE, !request->fresh},
+        {CURLOPT_TCP_NODELAY, !request->fresh || encrypted},            /* one small packet waits for nothing */
         {CURLOPT_CONNECTTIMEOUT_MS, milliseconds(request->connect_ms)}, /* 0 would be libcurl's 300 s */
         {CURLOPT_TIMEOUT_MS, request->total_ms ? milliseconds(request->total_ms) : 0},
     };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (curl_easy_setopt(easy, numbers[i].option, numbers[i].value) != CURLE_OK)
-            return false;
-    const struct {
-        CURLoption option;
-        const char *value;
-    } strings[] = {
-        {CURLOPT_URL, request->url},
-        {CURLOPT_PROTOCOLS_STR, "http,https"},
-        {CURLOPT_REDIR_PROTOCOLS_STR, "http,https"},
-        {CURLOPT_PROXY, ""},
-        {CURLOPT_NOPROXY, "*"},
-        {CURLOPT_USERAGENT, request->pinned_user_agent ? request->pinned_user_agent : "deputy/" DEPUTY_VERSION},
-    };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if (curl_easy_setopt(easy, strings[i].option, strings[i].value) != CURLE_OK)
-            return false;
-    return curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t->fields) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK &&
+    t->trusts_other = request->ca_file != NULL;
+    return set_numbers(easy, numbers, sizeof numbers / sizeof *numbers) && set_up_url(easy, t->url) &&
+           curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t->fields) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_HEADERDATA, t) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_WRITEDATA, t) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_READDATA, t) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_SEEKDATA, t) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_PREREQDATA, t) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t->text) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK && loop_own_sockets(t->loop, easy) &&
-           set_up_trust(easy, request->ca_file) && set_up_method(t, request);
+           curl_easy_setopt(easy, CURLOPT_PRIVATE, &t->exchange) == CURLE_OK &&
+           (!request->ca_file || set_up_trust(easy, request->ca_file)) && set_up_method(t);
 }
 
-static struct http_transfer *make(struct loop *loop, const struct http_request *request)
+/* NULL, or one that is set up as every handle is. */
+static CURL *take_easy(struct loop *loop)
+{
+    bool used;
+    CURL *easy = loop_easy_take(loop, &used);
+    if (!easy || used || set_up_handle(loop, easy))
+        return easy;
+    curl_easy_cleanup(easy);
+    return NULL;
+}
+
+static struct http_transfer *make(struct loop *loop, const struct http_request *request, struct url_parsed *url)
 {
     struct http_transfer *t = calloc(1, sizeof *t);
     if (!t)
@@ -544,21 +629,21 @@ static struct http_transfer *make(struct loop *loop, const struct http_request *
     t->exchange.on_done = on_done;
     t->exchange.on_later = on_later;
     t->loop = loop;
+    t->url = url;
     t->user = request->user;
     t->before_send = request->before_send;
     t->on_head = request->on_head;
     t->on_bytes = request->on_bytes;
     t->on_end = request->on_end;
     t->max_header_bytes = request->max_header_bytes ? request->max_header_bytes : DEFAULT_HEADER_BYTES;
+    strcpy(t->method, request->method);
     t->no_body = strcmp(request->method, "HEAD") == 0;
     t->safe = t->no_body || strcmp(request->method, "GET") == 0;
     for (size_t i = 0; i < SPANS; i++) {
         t->body[i] = request->body[i];
         t->body_len += request->body[i].len;
     }
-    int used = snprintf(t->target, sizeof t->target, "%.*s ", METHOD_MAX, request->method);
-    url_redact(request->url, t->target + used, sizeof t->target - (size_t)used);
-    t->easy = loop_easy_take(loop);
+    t->easy = take_easy(loop);
     return t;
 }
 
@@ -568,7 +653,11 @@ int http_start(struct loop *loop, const struct http_request *request, struct htt
     int code = check(request, error);
     if (code != DEPUTY_OK)
         return code;
-    struct http_transfer *t = make(loop, request);
+    struct url_parsed *url;
+    code = url_read(loop_urls(loop), request->url, &url, error);
+    if (code != DEPUTY_OK)
+        return code;
+    struct http_transfer *t = make(loop, request, url);
     bool ok = t && t->easy && add_fields(t, request) && set_up(t, request);
     if (ok && loop_in_curl(loop))
         loop_later(loop, &t->exchange);
@@ -577,6 +666,8 @@ int http_start(struct loop *loop, const struct http_request *request, struct htt
     if (!ok) {
         if (t)
             destroy(t);
+        else
+            url_parsed_drop(url);
         return error_set(error, DEPUTY_ENOMEM, "out of memory while starting an HTTP request");
     }
     *out = t;

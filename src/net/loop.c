@@ -1,6 +1,7 @@
 #include "net/loop.h"
 
 #include "deputy.h"
+#include "net/url.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct loop {
     size_t n_watches;       /* places in it */
     size_t n_parked;
     struct watch *fresh; /* opened in this turn of libcurl */
+    struct url_cache urls;
     CURL *spare[SPARE_MAX];
     size_t n_spare;
     unsigned n_open; /* uv handles of ours that are not closed yet */
@@ -465,27 +467,23 @@ static bool init_multi(struct loop *loop)
 
 /* ---- handles ---- */
 
-CURL *loop_easy_take(struct loop *loop)
+CURL *loop_easy_take(struct loop *loop, bool *used)
 {
-    return loop->n_spare > 0 ? loop->spare[--loop->n_spare] : curl_easy_init();
+    *used = loop->n_spare > 0;
+    return *used ? loop->spare[--loop->n_spare] : curl_easy_init();
 }
 
 void loop_easy_give(struct loop *loop, CURL *easy)
 {
-    if (!easy)
-        return;
-    if (loop->n_spare == SPARE_MAX) {
+    if (loop->n_spare == SPARE_MAX)
         curl_easy_cleanup(easy);
-        return;
-    }
-    curl_easy_reset(easy);
-    /* A handle that never connected, or ran out of memory, may still have its buffer. The reset forgot how small that
-     * is, libcurl would read past its end, and no other size is taken: such a handle is of no more use. */
-    if (curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, LOOP_BUFFER_BYTES) != CURLE_OK) {
-        curl_easy_cleanup(easy);
-        return;
-    }
-    loop->spare[loop->n_spare++] = easy;
+    else
+        loop->spare[loop->n_spare++] = easy;
+}
+
+struct url_cache *loop_urls(struct loop *loop)
+{
+    return &loop->urls;
 }
 
 bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange)
@@ -569,6 +567,7 @@ void loop_free(struct loop *loop)
         uv_run(loop->uv, UV_RUN_NOWAIT);
     if (!loop->lent)
         uv_loop_close(&loop->own);
+    url_cache_empty(&loop->urls);
     free(loop->watches);
     free(loop);
 }

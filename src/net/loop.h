@@ -11,6 +11,7 @@
 #include <uv.h>
 
 struct loop;
+struct url_cache;
 
 /* Makes a loop of its own, or takes one that is lent (never stopped, never closed by us). DEPUTY_OK, DEPUTY_ENOMEM or
  * DEPUTY_EIO (libcurl could not be set up); *out is NULL then. libcurl's global initialisation happens here, once.
@@ -51,10 +52,13 @@ void loop_later_drop(struct loop *loop, struct loop_exchange *exchange);
 
 #define LOOP_BUFFER_BYTES 8192L /* what a handle reads into at once */
 
-/* A libcurl handle with libcurl's own defaults, or NULL when out of memory. Given back, it is wiped and may be kept for
- * later: it remembers nothing of what was set. */
-CURL *loop_easy_take(struct loop *loop);
+/* A libcurl handle, or NULL when out of memory. One that was given back (*used) still has all options that were set on
+ * it: whoever gives it back leaves no pointer behind that libcurl may still follow. */
+CURL *loop_easy_take(struct loop *loop, bool *used);
 void loop_easy_give(struct loop *loop, CURL *easy);
+
+/* The URLs that were read on this loop. */
+struct url_cache *loop_urls(struct loop *loop);
 
 /* Makes its connections' sockets ours: not handed on to processes that the host starts, and watched with fewer system
  * calls. false: out of memory. */

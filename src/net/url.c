@@ -65,17 +65,17 @@ static size_t scheme_len(const char *url)
 }
 
 /* Whether libcurl would take it, and finds a host in it but no user. */
-static CURLUcode parse(const char *url)
+static CURLUcode parse(const char *url, CURLU **out, bool *has_zone)
 {
-    CURLU *parsed = curl_url();
+    CURLU *parsed = *out = curl_url();
     if (!parsed)
         return CURLUE_OUT_OF_MEMORY;
     char *host = NULL;
     CURLUcode code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS | CURLU_DISALLOW_USER);
     if (code == CURLUE_OK)
         code = curl_url_get(parsed, CURLUPART_HOST, &host, 0);
+    *has_zone = code == CURLUE_OK && host[0] == '[';
     curl_free(host);
-    curl_url_cleanup(parsed);
     return code;
 }
 
@@ -87,7 +87,7 @@ static int refuse(const char *what, const char *url, const char *why, deputy_err
                      why);
 }
 
-static int check_url(const char *what, const char *url, bool base, deputy_error *error)
+static int check_text(const char *what, const char *url, bool base, deputy_error *error)
 {
     if (!url || !*url)
         return error_set(error, DEPUTY_EINVAL, "%s: expected a URL like http://host:port/path, got none", what);
@@ -99,7 +99,11 @@ static int check_url(const char *what, const char *url, bool base, deputy_error 
         return refuse(what, url, "it does not begin with http:// or https:// and a host", error);
     if (base && strpbrk(url, "?#"))
         return refuse(what, url, "it must have no query and no fragment", error);
-    CURLUcode code = parse(url);
+    return DEPUTY_OK;
+}
+
+static int judge(const char *what, const char *url, CURLUcode code, deputy_error *error)
+{
     if (code == CURLUE_OUT_OF_MEMORY)
         return error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL");
     if (code == CURLUE_USER_NOT_ALLOWED)
@@ -109,35 +113,129 @@ static int check_url(const char *what, const char *url, bool base, deputy_error 
 
 int url_base_check(const char *what, const char *url, deputy_error *error)
 {
-    return check_url(what, url, true, error);
+    CURLU *parsed;
+    bool has_zone;
+    int code = check_text(what, url, true, error);
+    if (code != DEPUTY_OK)
+        return code;
+    code = judge(what, url, parse(url, &parsed, &has_zone), error);
+    curl_url_cleanup(parsed);
+    return code;
 }
 
-int url_request_check(const char *url, deputy_error *error)
+/* ---- URLs that were read before ---- */
+
+struct url_parsed {
+    unsigned refs;
+    bool has_zone;
+    CURLU *parsed;
+    char text[];
+};
+
+void url_parsed_drop(struct url_parsed *url)
 {
-    return check_url("request", url, false, error);
+    if (!url || --url->refs > 0)
+        return;
+    curl_url_cleanup(url->parsed);
+    free(url);
+}
+
+void url_cache_empty(struct url_cache *cache)
+{
+    for (size_t i = 0; i < URL_CACHE_SLOTS; i++) {
+        url_parsed_drop(cache->slots[i]);
+        cache->slots[i] = NULL;
+    }
+}
+
+const char *url_parsed_text(const struct url_parsed *url)
+{
+    return url->text;
+}
+
+/* libcurl loses the zone of an IPv6 address when it copies what was parsed. */
+CURLU *url_parsed_handle(const struct url_parsed *url)
+{
+    return url->has_zone ? NULL : url->parsed;
+}
+
+static int read_url(const char *url, size_t len, struct url_parsed **out, deputy_error *error)
+{
+    CURLU *parsed;
+    bool has_zone;
+    int code = judge("request", url, parse(url, &parsed, &has_zone), error);
+    struct url_parsed *made = code == DEPUTY_OK ? malloc(sizeof(*made) + len + 1) : NULL;
+    if (!made) {
+        curl_url_cleanup(parsed);
+        return code == DEPUTY_OK ? error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL") : code;
+    }
+    *made = (struct url_parsed){.refs = 1, .has_zone = has_zone, .parsed = parsed};
+    memcpy(made->text, url, len + 1);
+    *out = made;
+    return DEPUTY_OK;
+}
+
+int url_read(struct url_cache *cache, const char *url, struct url_parsed **out, deputy_error *error)
+{
+    *out = NULL;
+    int code = check_text("request", url, false, error);
+    if (code != DEPUTY_OK)
+        return code;
+    size_t len = strlen(url);
+    unsigned hash = 0;
+    for (size_t i = 0; i < len; i++)
+        hash = hash * 31 + (unsigned char)url[i];
+    struct url_parsed **slot = &cache->slots[hash % URL_CACHE_SLOTS];
+    if (!*slot || strcmp((*slot)->text, url) != 0) {
+        code = read_url(url, len, out, error);
+        if (code != DEPUTY_OK || len > URL_CACHED_MAX)
+            return code;
+        url_parsed_drop(*slot);
+        *slot = *out;
+    }
+    *out = *slot;
+    (*out)->refs++;
+    return DEPUTY_OK;
 }
 
 /* ---- a path with its blanks filled in ---- */
 
 struct text {
     char *bytes;
-    size_t len;
+    size_t len, size;
 };
 
 static bool add(struct text *t, const char *bytes, size_t len)
 {
-    char *grown = realloc(t->bytes, t->len + len + 1);
-    if (!grown)
-        return false;
-    memcpy(grown + t->len, bytes, len);
-    t->bytes = grown;
+    if (t->size - t->len < len + 1) {
+        size_t size = t->len + len + 128;
+        char *grown = realloc(t->bytes, size);
+        if (!grown)
+            return false;
+        t->bytes = grown;
+        t->size = size;
+    }
+    memcpy(t->bytes + t->len, bytes, len);
     t->len += len;
-    grown[t->len] = '\0';
+    t->bytes[t->len] = '\0';
+    return true;
+}
+
+static bool is_unreserved(const char *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        char c = bytes[i];
+        if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9') && c != '-' && c != '_' &&
+            c != '.' && c != '~')
+            return false;
+    }
     return true;
 }
 
 static bool add_escaped(struct text *t, const char *bytes, size_t len)
 {
+    if (is_unreserved(bytes, len))
+        return add(t, bytes, len);
     char *escaped = curl_easy_escape(NULL, bytes, (int)len);
     bool ok = escaped && add(t, escaped, strlen(escaped));
     curl_free(escaped);
@@ -224,7 +322,7 @@ int url_expand(const char *base, const char *path, const char *llm, const char *
                deputy_error *error)
 {
     *url = NULL;
-    int code = url_base_check("base URL", base, error);
+    int code = check_text("base URL", base, true, error);
     if (code == DEPUTY_OK)
         code = check_path(path, error);
     if (code != DEPUTY_OK)
