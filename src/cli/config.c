@@ -244,6 +244,16 @@ static deputy_log_level level_of(const char *word)
                                        : DEPUTY_LOG_DEBUG;
 }
 
+static bool is_default_control(const char *control)
+{
+    char usual[4200];
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    if (!control || !runtime)
+        return false;
+    int n = snprintf(usual, sizeof(usual), "unix:%s/deputy.sock", runtime);
+    return n > 0 && (size_t)n < sizeof(usual) && strcmp(control, usual) == 0;
+}
+
 static void take_gateway(lua_State *L, struct config *config)
 {
     lua_getfield(L, 1, "gateway");
@@ -263,7 +273,10 @@ static void take_gateway(lua_State *L, struct config *config)
         .log_json = strcmp(get_string(L, log, "format"), "json") == 0,
         .log_level = level_of(get_string(L, log, "level")),
         .script = config->script,
+        .config_file = config->file,
+        .control = get_string(L, gateway, "control"),
     };
+    config->gateway.control_is_default = is_default_control(config->gateway.control);
     config->max_reply_bytes = get_number(L, gateway, "maxReplyBytes");
     lua_pop(L, 2);
 }
@@ -417,4 +430,6 @@ void config_free(struct config *config)
     if (config->L)
         lua_close(config->L);
     config->L = NULL;
+    free(config->policy_text);
+    config->policy_text = NULL;
 }

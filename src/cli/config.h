@@ -31,6 +31,9 @@ struct config {
     char file[4096];
     char lua_dir[4096]; /* where the Lua files are that came with this program */
     char script[4096];  /* the policy's path */
+    char *policy_text;  /* what stood there: policy_prepare; NULL: to be read from script */
+    size_t policy_len;
+    char policy_warning[600]; /* what policy_prepare has to say, or "" */
     deputy_options options;
     struct provider_config *providers;
     size_t n_providers;

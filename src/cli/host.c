@@ -60,7 +60,9 @@ int host_make_engine(const struct config *config, const struct managed_set *mana
         snprintf(error->message, sizeof(error->message), "%.200s: %.300s", config->file, why.message);
         return code;
     }
-    code = deputy_load_policy(*engine, config->script, error);
+    code = config->policy_text
+               ? deputy_load_policy_text(*engine, config->script, config->policy_text, config->policy_len, error)
+               : deputy_load_policy(*engine, config->script, error);
     for (size_t i = 0; code == DEPUTY_OK && i < config->n_providers; i++) {
         code = add_provider(*engine, &config->providers[i], managed, &why);
         if (code != DEPUTY_OK) {

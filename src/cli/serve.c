@@ -3,6 +3,7 @@
 #include "gateway/log_line.h"
 #include "gpu.h"
 #include "host.h"
+#include "policy.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -52,8 +53,13 @@ static int read_all(struct loaded *loaded, FILE *problems, FILE *warnings)
         config->gateway.listen = serving->options->listen;
     atomic_store(&serving->log_json, config->gateway.log_json);
     atomic_store(&serving->log_level, (int)config->gateway.log_level);
-    if (managed_take(&serving->pool, config, &loaded->managed, &error) == DEPUTY_OK)
+    if (policy_prepare(config, &error) == DEPUTY_OK &&
+        managed_take(&serving->pool, config, &loaded->managed, &error) == DEPUTY_OK) {
+        config->gateway.warning = config->policy_warning[0] ? config->policy_warning : NULL;
         return STATUS_OK;
+    }
+    if (problems == stderr)
+        return complain(serving->options->command, "%s", error.message);
     fprintf(problems, "%s\n", error.message);
     return STATUS_FAILED;
 }

@@ -30,7 +30,11 @@ struct gateway_settings {
     uint32_t drain_ms;
     bool log_json; /* else logfmt */
     deputy_log_level log_level;
-    const char *script; /* the policy's file, which is watched */
+    const char *script;      /* the policy's file, which is watched */
+    const char *config_file; /* where all this stands; or NULL */
+    const char *control;     /* "unix:PATH" of the control socket, or NULL for none */
+    bool control_is_default; /* nobody named it: when it is taken, the gateway serves without */
+    const char *warning;     /* for the log, once it is in force; or NULL */
 };
 
 /* What a host knows of a local provider beyond what its engine says; zeroed at first, where 0 and "" mean "not known".
@@ -56,10 +60,11 @@ struct gateway_provider {
 /* How the gateway gets at its configuration. An opaque `loaded` stands for one that was read. */
 struct gateway_host {
     void *user;
-    /* Reads it again. NULL when it is not usable: problem (one line) says why. On the first worker's thread. */
+    /* Reads it again, and looks at what takes long to look at (the policy). NULL when it is not usable: problem (one
+     * line) says why. On a thread of its own, never two at once, while workers go on. */
     void *(*load)(void *user, struct gateway_settings *settings, char *problem, size_t problem_size);
-    /* An engine on this loop, policy loaded, providers registered. On failure *engine may be set all the same and is
-     * the caller's to free. On any worker's thread; several at once. */
+    /* An engine on this loop, policy loaded, providers registered: quickly, for callers wait. On failure *engine may be
+     * set all the same and is the caller's to free. On any worker's thread; several at once. */
     int (*make_engine)(void *loaded, struct uv_loop_s *loop, deputy_log_fn on_log, void *log_user,
                        deputy_engine **engine, deputy_error *error);
     void (*unload)(void *loaded); /* from the thread that used it last */

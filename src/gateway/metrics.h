@@ -83,6 +83,9 @@ void metrics_write(struct metrics *metrics, struct draft *to);
 /* A label: its name, and its value escaped as that format wants it. */
 void metrics_label(struct draft *to, const char *name, const char *value);
 
+/* The members of the page's object that come before "seen". */
+void metrics_write_summary(struct metrics *metrics, struct draft *to);
+
 /* Members of the page's object: "started", "inFlight", "streams", "workers", "reloads", "reloadsFailed",
  * "reloadProblem", "breakers" (those that are not closed), "seen" (what was seen of each LLM), "runs" (newest first).
  */

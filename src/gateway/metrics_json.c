@@ -60,9 +60,8 @@ static void write_breakers(const struct metrics *m, struct draft *to)
         }
 }
 
-void metrics_write_json(struct metrics *m, struct draft *to)
+static void write_summary(const struct metrics *m, struct draft *to)
 {
-    pthread_mutex_lock(&m->lock);
     draft_print(to,
                 "\"started\":%lld,\"inFlight\":%lld,\"streams\":%lld,\"workers\":%u,\"reloads\":%llu,"
                 "\"reloadsFailed\":%llu,\"reloadProblem\":",
@@ -71,7 +70,21 @@ void metrics_write_json(struct metrics *m, struct draft *to)
     draft_json(to, m->reload_failed ? m->reload_problem : NULL);
     draft_word(to, ",\"breakers\":[");
     write_breakers(m, to);
-    draft_word(to, "],\"seen\":[");
+    draft_word(to, "]");
+}
+
+void metrics_write_summary(struct metrics *m, struct draft *to)
+{
+    pthread_mutex_lock(&m->lock);
+    write_summary(m, to);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void metrics_write_json(struct metrics *m, struct draft *to)
+{
+    pthread_mutex_lock(&m->lock);
+    write_summary(m, to);
+    draft_word(to, ",\"seen\":[");
     for (size_t i = 1; i < m->n_llms; i++) {
         draft_word(to, i > 1 ? "," : "");
         write_llm(&m->llms[i], to);

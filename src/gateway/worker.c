@@ -4,10 +4,12 @@
 #include "gateway/forward.h"
 #include "gateway/routes.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 
 enum { REPORT_MS = 1000 };
 
@@ -118,6 +120,10 @@ bool worker_renew(struct worker *w, struct setup *setup, char *problem, size_t p
     if (w->current)
         retire(w->current);
     w->current = station;
+    if (w->server)
+        http1_bound(w->server, setup->settings.max_body_bytes, setup->settings.max_connections);
+    w->log.json = setup->settings.log_json;
+    w->log.level = setup->settings.log_level;
     return true;
 }
 
@@ -292,6 +298,19 @@ static bool open_loop(struct worker *w)
     return true;
 }
 
+/* The first one listens alone, so that nobody else's port is shared by mistake: of two processes that start at once one
+ * is refused. Only then may the other workers join. */
+static bool let_others_join(struct worker *w)
+{
+    int on = 1, fd = http1_fd(w->server);
+    if (strncmp(http1_address(w->server), "unix:", 5) == 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0)
+        return true;
+    snprintf(w->problem, sizeof(w->problem), "cannot share %s among workers: %s", http1_address(w->server),
+             strerror(errno));
+    return false;
+}
+
 bool worker_open(struct worker *w, struct gateway *g, unsigned number, const char *address, int fd)
 {
     const struct gateway_settings *s = &g->setup->settings;
@@ -320,8 +339,10 @@ bool worker_open(struct worker *w, struct gateway *g, unsigned number, const cha
     atomic_fetch_add(&g->open_workers, 1);
     if (!worker_renew(w, g->setup, w->problem, sizeof(w->problem)))
         return false;
-    return http1_listen(&w->loop, address, g->n_workers > 1, fd, &limits, &handler, &w->server, w->problem,
-                        sizeof(w->problem)) == 0;
+    if (http1_listen(&w->loop, address, number > 0, fd, &limits, &handler, &w->server, w->problem,
+                     sizeof(w->problem)) != 0)
+        return false;
+    return number > 0 || g->n_workers == 1 || let_others_join(w);
 }
 
 void worker_serve(struct worker *w)
