@@ -577,12 +577,11 @@ static bool set_up_handle(struct loop *loop, CURL *easy)
            set_up_trust(easy, NULL);
 }
 
+/* With the text beside what was parsed libcurl neither parses the one nor prints the other. */
 static bool set_up_url(CURL *easy, const struct url_parsed *url)
 {
-    CURLU *parsed = url_parsed_handle(url);
-    return parsed ? curl_easy_setopt(easy, CURLOPT_URL, NULL) == CURLE_OK &&
-                        curl_easy_setopt(easy, CURLOPT_CURLU, parsed) == CURLE_OK
-                  : curl_easy_setopt(easy, CURLOPT_URL, url_parsed_text(url)) == CURLE_OK;
+    return curl_easy_setopt(easy, CURLOPT_URL, url_parsed_text(url)) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_CURLU, url_parsed_handle(url)) == CURLE_OK;
 }
 
 static bool set_up(struct http_transfer *t, const struct http_request *request)
