@@ -82,12 +82,19 @@ local function listens(target, timeout_ms)
   return ok, why
 end
 
+-- The driver overwrites what a server said that refused it.
+local REFUSED = "the server refused the connection: the user, the password or the database's name may be wrong, or it "
+  .. "is starting, or full; its own log says which"
+
 function postgres.connect(target, timeout_ms)
   local ok, why = listens(target, timeout_ms)
   if not ok then return nil, postgres.clean(target, why) end
   local connection
   ok, connection, why = pcall(DBI.Connect, "PostgreSQL", target.url)
-  if not ok or not connection then return nil, postgres.clean(target, tostring(ok and why or connection)) end
+  if not ok or not connection then
+    why = tostring(ok and why or connection)
+    return nil, postgres.clean(target, why:find("server closed the connection", 1, true) and REFUSED or why)
+  end
   connection:autocommit(true)
   return connection
 end

@@ -39,24 +39,25 @@ local function raise(kind, message)
   error(setmetatable({ kind = kind, message = message }, Error), 0)
 end
 
--- The dialect and what it connects to; nil and why when db is neither.
+-- The dialect and what it connects to; nil, nil and why when db is neither.
 local function parse(db)
   if type(db) ~= "string" or db == "" or db:find("%c") then
-    return nil, 'expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME"'
+    return nil, nil, 'expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME"'
   end
   local file = db:match("^sqlite:(.+)$")
   if file then return DIALECTS.sqlite, DIALECTS.sqlite.parse(file) end
   if db:find("^postgres://") or db:find("^postgresql://") then
-    return DIALECTS.postgres, DIALECTS.postgres.parse(db)
+    local target, why = DIALECTS.postgres.parse(db)
+    return DIALECTS.postgres, target, why
   end
   -- The text itself is not shown: a mistyped URL may hold a password.
-  return nil, ('expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME", got one that begins with "%s"')
-    :format((db:match("^%w*")))
+  local what = 'expected a database as in "sqlite:FILE" or "postgres://USER@HOST/NAME", got one that begins with "%s"'
+  return nil, nil, what:format((db:match("^%w*")))
 end
 
 function store.open(options)
   local dialect, target, why = parse(options.db)
-  if not target then return nil, why or target end
+  if not target then return nil, why end
   local self = setmetatable({
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
     clock = options.clock or os.time, commits = 0,
