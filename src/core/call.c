@@ -54,7 +54,7 @@ void header_list_free(struct header_list *list)
 const char *header_find(const deputy_header *headers, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++)
-        if (strcasecmp(headers[i].name, name) == 0)
+        if ((*headers[i].name | 0x20) == (*name | 0x20) && strcasecmp(headers[i].name, name) == 0)
             return headers[i].value;
     return NULL;
 }

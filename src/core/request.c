@@ -30,7 +30,7 @@ static bool is_private(const char *name)
         "proxy-connection",
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (strcasecmp(name, names[i]) == 0)
+        if ((*name | 0x20) == *names[i] && strcasecmp(name, names[i]) == 0)
             return true;
     return strncasecmp(name, "x-deputy-", 9) == 0;
 }

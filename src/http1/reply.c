@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -363,6 +362,21 @@ static size_t head_size(const struct http1_header *headers, size_t n)
     return size;
 }
 
+static char *write_number(char *to, uint64_t number)
+{
+    char digits[20];
+    size_t n = 0;
+
+    do {
+        digits[n++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    while (n > 0) {
+        *to++ = digits[--n];
+    }
+    return to;
+}
+
 /* into holds head_size bytes. */
 static size_t write_head(const struct http1_exchange *e, int status, const struct http1_header *headers, size_t n,
                          int64_t length, char *into)
@@ -370,14 +384,16 @@ static size_t write_head(const struct http1_exchange *e, int status, const struc
     bool framed = status != 204 && status != 304;
     char *p = into;
 
-    p += snprintf(p, FIXED_BYTES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason_of(status), date_now(e->c->server));
+    p = write_number(stpcpy(p, "HTTP/1.1 "), (uint64_t)status);
+    p = stpcpy(stpcpy(stpcpy(p, " "), reason_of(status)), "\r\nDate: ");
+    p = stpcpy(stpcpy(p, date_now(e->c->server)), "\r\n");
     for (size_t i = 0; i < n; i++) {
         if (is_sent(&headers[i])) {
             p = stpcpy(stpcpy(stpcpy(stpcpy(p, headers[i].name), ": "), headers[i].value), "\r\n");
         }
     }
     if (framed && length >= 0) {
-        p += snprintf(p, FIXED_BYTES, "Content-Length: %" PRId64 "\r\n", length);
+        p = stpcpy(write_number(stpcpy(p, "Content-Length: "), (uint64_t)length), "\r\n");
     } else if (framed && e->reply_chunked) {
         p = stpcpy(p, "Transfer-Encoding: chunked\r\n");
     }

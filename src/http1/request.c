@@ -359,7 +359,10 @@ const struct http1_header *http1_headers(const struct http1_exchange *exchange, 
 const char *http1_header(const struct http1_exchange *exchange, const char *name)
 {
     for (size_t i = 0; i < exchange->n_headers; i++) {
-        if (strcasecmp(exchange->headers[i].name, name) == 0) {
+        const char *own_name = exchange->headers[i].name;
+
+        /* tokens: what else this bit makes equal, the whole comparison tells apart */
+        if ((*own_name | 0x20) == (*name | 0x20) && strcasecmp(own_name, name) == 0) {
             return exchange->headers[i].value;
         }
     }
