@@ -37,7 +37,8 @@ return function()
     if status == "success" then
       say("ok %d - %s", count, last(handler.successes).name)
     elseif status == "pending" then
-      say("ok %d - # SKIP %s", count, last(handler.pendings).name)
+      local skipped = last(handler.pendings)
+      say("ok %d - # SKIP %s: %s", count, skipped.name, (tostring(skipped.message or "no reason given"):gsub("^%S+:%d+: ", "")))
     else
       fail(last(status == "error" and handler.errors or handler.failures))
     end
