@@ -38,7 +38,8 @@ return function()
       say("ok %d - %s", count, last(handler.successes).name)
     elseif status == "pending" then
       local skipped = last(handler.pendings)
-      say("ok %d - # SKIP %s: %s", count, skipped.name, (tostring(skipped.message or "no reason given"):gsub("^%S+:%d+: ", "")))
+      local why = tostring(skipped.message or "no reason given"):gsub("^%S+:%d+: ", "")
+      say("ok %d - # SKIP %s: %s", count, skipped.name, why)
     else
       fail(last(status == "error" and handler.errors or handler.failures))
     end
