@@ -1,5 +1,5 @@
--- GET /metrics: what Prometheus may read, by its own rules and by OpenTelemetry's conventions for gen_ai; and the page's
--- facts, which come from the same counts.
+-- GET /metrics: what Prometheus may read, by its own rules and by OpenTelemetry's conventions for gen_ai; and the
+-- page's facts, which come from the same counts.
 local gateway = require "spec.support.gateway"
 local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
@@ -168,7 +168,7 @@ describe("the metrics", function()
       assert.equal(family.type == "counter", name:find("_total$") ~= nil, name)
       if family.type == "histogram" then check_histogram(family) end
     end
-    if shell.run{ "sh", "-c", "command -v promtool" }.status ~= 0 then return end -- Debian: prometheus
+    if shell.run{ "sh", "-c", "command -v promtool" }.status ~= 0 then return end -- in Debian's package prometheus
     local file = tmp.write(tmp.dir(), "metrics", text)
     local r = shell.run{ "sh", "-c", "promtool check metrics < " .. file }
     assert.same({ 0, "", "" }, { r.status, r.stdout, r.stderr })

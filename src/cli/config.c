@@ -273,7 +273,7 @@ static void take_gateway(lua_State *L, struct config *config)
         .log_json = strcmp(get_string(L, log, "format"), "json") == 0,
         .log_level = level_of(get_string(L, log, "level")),
         .script = config->script,
-        .config_file = config->file,
+        .config_file = realpath(config->file, config->full_file) ? config->full_file : config->file,
         .control = get_string(L, gateway, "control"),
     };
     config->gateway.control_is_default = is_default_control(config->gateway.control);

@@ -29,9 +29,10 @@ struct provider_config {
 struct config {
     struct lua_State *L; /* everything below lives as long as this */
     char file[4096];
-    char lua_dir[4096]; /* where the Lua files are that came with this program */
-    char script[4096];  /* the policy's path */
-    char *policy_text;  /* what stood there: policy_prepare; NULL: to be read from script */
+    char full_file[4096]; /* the same from the root on */
+    char lua_dir[4096];   /* where the Lua files are that came with this program */
+    char script[4096];    /* the policy's path */
+    char *policy_text;    /* what stood there: policy_prepare; NULL: to be read from script */
     size_t policy_len;
     char policy_warning[600]; /* what policy_prepare has to say, or "" */
     deputy_options options;

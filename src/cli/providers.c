@@ -1,3 +1,4 @@
+#include "control.h"
 #include "discover.h"
 #include "host.h"
 #include "json_out.h"
@@ -7,8 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { CHECK_MS = 2000, MAX_MODELS_BYTES = 1 << 20, COLUMNS = 7 };
+enum { CHECK_MS = 2000, LIVE_MS = 8000, MAX_MODELS_BYTES = 1 << 20, COLUMNS = 7 };
 
 static const char *const titles[COLUMNS] = {"NAME", "TYPE", "STANDS IN FOR", "AVAILABLE", "MODEL", "URL", "MODELS"};
 
@@ -17,6 +19,13 @@ struct row {
     bool available, too_many;
     struct text models; /* each ended by NUL */
     char why[504];      /* why nothing is known about the models, or "" */
+    yajl_val live;      /* what the running host says of it, or NULL */
+};
+
+/* The running host's whole answer. */
+struct live {
+    struct control_reply reply;
+    bool running; /* and with this configuration */
 };
 
 /* ---- asking ----------------------------------------------------------------------------------------------------- */
@@ -42,6 +51,32 @@ static void look_at(struct host *host, const struct provider_config *provider, s
         snprintf(row->why, sizeof(row->why), "the list of its models was cut at %d bytes", MAX_MODELS_BYTES);
     if (row->why[0] && host->options->verbose)
         complain(host->options->command, "'%s': %s", provider->name, row->why);
+}
+
+static yajl_val find_live(yajl_val providers[], size_t n, const char *name)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *each = control_text(providers[i], "name");
+        if (each && strcmp(each, name) == 0)
+            return providers[i];
+    }
+    return NULL;
+}
+
+static void take_live(const struct live *live, const struct provider_config *provider, struct row *row)
+{
+    yajl_val *list, *models;
+    size_t n = control_list(live->reply.json, "providers", &list);
+    const char *why;
+    row->provider = provider;
+    row->live = find_live(list, n, provider->name);
+    row->available = control_flag(row->live, "available");
+    n = control_list(row->live, "models", &models);
+    for (size_t i = 0; i < n; i++)
+        if (YAJL_IS_STRING(models[i]))
+            on_model(row, YAJL_GET_STRING(models[i]));
+    why = row->live ? control_text(row->live, "error") : "the running host does not know it yet: it needs a reload";
+    snprintf(row->why, sizeof(row->why), "%s", why ? why : "");
 }
 
 /* ---- as a table ------------------------------------------------------------------------------------------------- */
@@ -119,7 +154,70 @@ static bool print_table(const struct row *rows, size_t n)
 
 /* ---- as JSON ---------------------------------------------------------------------------------------------------- */
 
-static void json_row(yajl_gen json, const struct row *row)
+static void json_number(yajl_gen json, yajl_val from, const char *name)
+{
+    json_key(json, name);
+    yajl_gen_integer(json, (long long)control_number(from, name, 0));
+}
+
+static bool names_llm(const struct provider_config *p, const char *llm)
+{
+    for (size_t i = 0; llm && i < p->n_llms; i++)
+        if (strcmp(p->llms[i], llm) == 0)
+            return true;
+    return false;
+}
+
+static void json_breakers(yajl_gen json, const struct live *live, const struct provider_config *p)
+{
+    yajl_val *list;
+    size_t n = control_list(live->reply.json, "breakers", &list);
+    json_key(json, "breakers");
+    yajl_gen_array_open(json);
+    for (size_t i = 0; i < n; i++) {
+        if (!names_llm(p, control_text(list[i], "llm")))
+            continue;
+        yajl_gen_map_open(json);
+        json_key(json, "llm");
+        json_string(json, control_text(list[i], "llm"));
+        json_key(json, "state");
+        json_string(json, control_text(list[i], "state"));
+        json_number(json, list[i], "worker");
+        json_number(json, list[i], "until");
+        yajl_gen_map_close(json);
+    }
+    yajl_gen_array_close(json);
+}
+
+/* What is only known while a host runs. */
+static void json_live(yajl_gen json, const struct live *live, const struct row *row)
+{
+    static const char *const texts[] = {"state", "lastExit", "problem"};
+    static const char *const numbers[] = {"pid", "since", "starts", "crashes", "memoryBytes"};
+    yajl_val all = live->reply.json;
+    json_key(json, "host");
+    yajl_gen_map_open(json);
+    json_number(json, all, "pid");
+    json_number(json, all, "started");
+    json_number(json, all, "inFlight");
+    json_number(json, all, "streams");
+    json_key(json, "listen");
+    json_string(json, control_text(all, "listen"));
+    yajl_gen_map_close(json);
+    json_number(json, row->live, "answered");
+    json_number(json, row->live, "failed");
+    json_breakers(json, live, row->provider);
+    if (!control_flag(row->live, "managed"))
+        return;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        json_key(json, texts[i]);
+        json_string(json, control_text(row->live, texts[i]));
+    }
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        json_number(json, row->live, numbers[i]);
+}
+
+static void json_row(yajl_gen json, const struct live *live, const struct row *row)
 {
     const struct provider_config *p = row->provider;
     yajl_gen_map_open(json);
@@ -145,44 +243,122 @@ static void json_row(yajl_gen json, const struct row *row)
     yajl_gen_array_close(json);
     json_key(json, "error");
     json_string(json, row->why[0] ? row->why : NULL);
+    if (live->running)
+        json_live(json, live, row);
     yajl_gen_map_close(json);
 }
 
-static bool print_json(const struct row *rows, size_t n)
+static bool print_json(const struct live *live, const struct row *rows, size_t n)
 {
     yajl_gen json = json_begin();
     if (!json)
         return false;
     yajl_gen_array_open(json);
     for (size_t i = 0; i < n; i++)
-        json_row(json, &rows[i]);
+        json_row(json, live, &rows[i]);
     yajl_gen_array_close(json);
     json_end(json);
     return true;
 }
 
+/* ---- the host --------------------------------------------------------------------------------------------------- */
+
+static void print_breakers(const struct live *live)
+{
+    yajl_val *list;
+    size_t n = control_list(live->reply.json, "breakers", &list);
+    for (size_t i = 0; i < n; i++) {
+        const char *llm = control_text(list[i], "llm"), *state = control_text(list[i], "state");
+        double until = control_number(list[i], "until", 0) / 1000 - (double)time(NULL);
+        printf("breaker of %s: %s", llm ? llm : "?", state && strcmp(state, "open") == 0 ? "open" : "half open");
+        if (until > 0)
+            printf(" for %.0f s more", until);
+        printf(" (worker %.0f)\n", control_number(list[i], "worker", 0));
+    }
+}
+
+static void print_host(const struct live *live)
+{
+    yajl_val all = live->reply.json;
+    const char *listen = control_text(all, "listen"), *problem = control_text(all, "reloadProblem");
+    double seconds = (double)time(NULL) - control_number(all, "started", 0) / 1000;
+    if (!live->running) {
+        printf("\nnot running: %s; they were asked directly\n", live->reply.problem);
+        return;
+    }
+    printf("\nrunning: pid %.0f, listening on %s, for %.0f s, %.0f requests in flight, %.0f streams\n",
+           control_number(all, "pid", 0), listen ? listen : "?", seconds > 0 ? seconds : 0,
+           control_number(all, "inFlight", 0), control_number(all, "streams", 0));
+    if (problem)
+        printf("the last reload changed nothing: %s\n", problem);
+    print_breakers(live);
+}
+
+static void ask_host(const struct options *options, const struct config *config, struct live *live)
+{
+    enum control_result result = control_ask(config, "GET", "/providers", LIVE_MS, &live->reply);
+    const char *theirs = control_text(live->reply.json, "config");
+    live->running = result == CONTROL_ANSWERED && live->reply.status == 200 && control_is_same(config, &live->reply);
+    if (result == CONTROL_ANSWERED && !live->running)
+        snprintf(live->reply.problem, sizeof(live->reply.problem),
+                 "the host at %.128s serves another configuration, %.256s", config->gateway.control,
+                 theirs ? theirs : "which it does not name");
+    if (!live->running && options->verbose)
+        complain(options->command, "%s", live->reply.problem);
+}
+
 /* ---- the command ------------------------------------------------------------------------------------------------ */
 
-static int show(struct host *host)
+static int show(const struct options *options, const struct live *live, struct row *rows, size_t n)
 {
-    size_t n = host->config.n_providers;
-    struct row *rows = calloc(n + 1, sizeof(*rows));
-    for (size_t i = 0; rows && i < n; i++)
-        look_at(host, &host->config.providers[i], &rows[i]);
-    bool ok = rows && (host->options->json ? print_json(rows, n) : print_table(rows, n));
-    for (size_t i = 0; rows && i < n; i++)
+    bool ok = options->json ? print_json(live, rows, n) : print_table(rows, n);
+    if (ok && !options->json)
+        print_host(live);
+    for (size_t i = 0; i < n; i++)
         text_free(&rows[i].models);
     free(rows);
-    return ok ? STATUS_OK : complain(host->options->command, "out of memory");
+    return ok ? STATUS_OK : complain(options->command, "out of memory");
+}
+
+static int list_directly(const struct options *options, const struct live *live)
+{
+    struct host host;
+    int status = host_open(options, &host);
+    size_t n = host.config.n_providers;
+    struct row *rows = status == STATUS_OK ? calloc(n + 1, sizeof(*rows)) : NULL;
+    for (size_t i = 0; rows && i < n; i++)
+        look_at(&host, &host.config.providers[i], &rows[i]);
+    if (status == STATUS_OK)
+        status = rows ? show(options, live, rows, n) : complain(options->command, "out of memory");
+    host_close(&host);
+    return status;
+}
+
+static int list_live(const struct options *options, const struct config *config, const struct live *live)
+{
+    size_t n = config->n_providers;
+    struct row *rows = calloc(n + 1, sizeof(*rows));
+    if (!rows)
+        return complain(options->command, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        take_live(live, &config->providers[i], &rows[i]);
+        if (rows[i].why[0] && options->verbose)
+            complain(options->command, "'%s': %s", rows[i].provider->name, rows[i].why);
+    }
+    return show(options, live, rows, n);
 }
 
 static int list(const struct options *options)
 {
-    struct host host;
-    int status = host_open(options, &host);
-    if (status == STATUS_OK)
-        status = show(&host);
-    host_close(&host);
+    struct config config;
+    struct live live = {.running = false};
+    int status = config_load(options, stderr, NULL, &config);
+    if (status == STATUS_OK) {
+        ask_host(options, &config, &live);
+        status = live.running ? list_live(options, &config, &live) : list_directly(options, &live);
+        control_free(&live.reply);
+    }
+    config_free(&config);
     return status;
 }
 
@@ -224,7 +400,8 @@ const struct command providers_command = {
     .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE | OPTION_COMMANDS | OPTION_PORTS | OPTION_FOR,
     .about =
         "Lists the configured providers in their order: type, the LLMs that each may stand in for, whether it is\n"
-        "available now (each is given 2 seconds), and the models that it names. -v says why one is not.\n"
+        "available now (each is given 2 seconds), and the models that it names. -v says why one is not. When\n"
+        "'deputy serve' runs with this configuration it is asked (gateway.control), and tells of its breakers too.\n"
         "--commands prints what would be started for each provider whose server deputy starts itself, as a line for\n"
         "a shell, with [key] in place of secrets and {port} for a port that is picked at each start.\n"
         "\n"

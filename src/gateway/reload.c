@@ -172,14 +172,14 @@ static void on_worked(uv_work_t *work, int status)
         log_say(log_of(chief), DEPUTY_LOG_INFO, "reloaded", "policy", r->script);
     else
         log_say(log_of(chief), DEPUTY_LOG_ERROR, "the reload changed nothing", "problem", r->problem);
-    notify_ready();
-    tell(chief, &r->waiting, ok, r->problem);
-    if (ok) { /* last: whoever asked may have asked through the socket that goes */
+    if (ok) {
         const struct gateway_settings *s = &chief->gateway.setup->settings;
         if (s->warning)
             log_say(log_of(chief), DEPUTY_LOG_WARN, s->warning, NULL, NULL);
         control_renew(chief, s);
     }
+    notify_ready();
+    tell(chief, &r->waiting, ok, r->problem);
     if (r->again)
         begin(chief);
 }
