@@ -2,6 +2,7 @@
 local uv = require "luv"
 local lfs = require "lfs"
 local cjson = require "cjson"
+local centrals = require "spec.support.central"
 local fake = require "spec.support.contract_central"
 local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
@@ -41,7 +42,28 @@ local function command(peer, what)
 end
 
 describe("deputy contract", function()
-  after_each(peers.stop_all)
+  after_each(function()
+    centrals.stop_all()
+    peers.stop_all()
+  end)
+
+  it("passes on deputy central, by id and by name", function()
+    local central = centrals.start()
+    local id = central:llm("claude", { url = peers.refused() .. "/v1" })
+    local alice = central:user("alice", { { "view", "claude" }, { "run", "claude" } })
+    local bob = central:user("bob", { { "create" } })
+    local function change(verb)
+      return ("%s/deputy central %s --user alice --role view --llm claude --db %s"):format(BUILD, verb, central.db)
+    end
+    for _, llm in ipairs{ "claude", id } do
+      local r = contract("--url", central.url, "--token-allowed", alice, "--token-denied", bob, "--llm", llm, "--infer",
+        "--revoke", change "revoke", "--grant", change "grant")
+      assert.equal("", failing(r.stdout), r.stdout)
+      assert.equal(0, r.status)
+      assert.matches("\n16 hold, 0 do not, 0 notes\n$", r.stdout)
+      assert.matches("the very next probe is forbidden", r.stdout, 1, true)
+    end
+  end)
 
   it("passes on a central that keeps the contract, and says so line by line", function()
     local peer = peers.start(fake.spec())

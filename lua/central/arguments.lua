@@ -22,9 +22,10 @@ function arguments.parser(name, description)
   return with_help(parser:add_help(false):help_max_width(100):usage_max_width(100):help_description_margin(32))
 end
 
--- A subcommand of a parser.
-function arguments.command(parser, name, summary, description)
-  return with_help(parser:command(name, description or summary):summary(summary):add_help(false))
+-- A subcommand of a parser. argparse notes under a command's target that it was used: that must not be the name of an
+-- argument.
+function arguments.command(parser, name, summary)
+  return with_help(parser:command(name, summary):summary(summary):add_help(false):target("_" .. name))
 end
 
 function arguments.say(name, format, ...)
