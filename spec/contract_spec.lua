@@ -51,7 +51,7 @@ describe("deputy contract", function()
     local central = centrals.start()
     local id = central:llm("claude", { url = peers.refused() .. "/v1" })
     local alice = central:user("alice", { { "view", "claude" }, { "run", "claude" } })
-    local bob = central:user("bob", { { "create" } })
+    local bob = central:user("bob", { "create" })
     local function change(verb)
       return ("%s/deputy central %s --user alice --role view --llm claude --db %s"):format(BUILD, verb, central.db)
     end
