@@ -20,16 +20,18 @@ audits.BURST = 100
 audits.MAX_WAITING = 256
 audits.REPEAT_S = 60
 
+-- audit.seq in ORDER BY: seq alone would be PostgreSQL's name for the text of the first column.
 local SQL = {
   insert = [[
     INSERT INTO audit (at, since, actor_id, actor, token_id, peer, action, target_kind, target_id, target, outcome,
       code, times, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]],
   latest = [[
     SELECT CAST(seq AS TEXT), at, since, actor_id, actor, token_id, peer, action, target_kind, target_id, target,
-      outcome, code, times, detail FROM audit ORDER BY seq DESC LIMIT ?]],
+      outcome, code, times, detail FROM audit ORDER BY audit.seq DESC LIMIT ?]],
   before = [[
     SELECT CAST(seq AS TEXT), at, since, actor_id, actor, token_id, peer, action, target_kind, target_id, target,
-      outcome, code, times, detail FROM audit WHERE seq < CAST(? AS BIGINT) ORDER BY seq DESC LIMIT ?]],
+      outcome, code, times, detail FROM audit WHERE seq < CAST(? AS BIGINT)
+      ORDER BY audit.seq DESC LIMIT ?]],
 }
 
 local NOBODY = { name = "-" }
