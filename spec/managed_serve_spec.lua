@@ -1,0 +1,337 @@
+-- deputy serve and deputy ask with a provider whose server deputy starts itself: real child processes with real HTTP
+-- servers, seen from where a caller and an operator stand.
+local uv = require "luv"
+local lfs = require "lfs"
+local cjson = require "cjson"
+local client = require "spec.support.client"
+local gateway = require "spec.support.gateway"
+local peers = require "spec.support.peers"
+local shell = require "spec.support.shell"
+local tmp = require "spec.support.tmp"
+
+local BUILD = assert(uv.fs_realpath(os.getenv("DEPUTY_BUILD") or "build"))
+local DEPUTY, SERVER = BUILD .. "/deputy", BUILD .. "/spec/support/model_server"
+local OUTAGE = { status = 503, json = { error = { message = "the central is down", type = "outage" } } }
+
+local central, dir, things
+
+local function start_central()
+  central = peers.central{
+    llms = { claude = {}, opus = {} }, inference = OUTAGE,
+    tokens = { ["tok-a"] = { view = { "claude", "opus" } }, ["tok-b"] = {} },
+  }
+end
+
+-- What the model servers have noted: { { "start", "123" }, { "post", "236" }, ... }
+local function notes(what)
+  local list = {}
+  for word, value in (lfs.attributes(things) and tmp.read(things) or ""):gmatch("(%a+) ?(%d*)\n") do
+    if not what or word == what then list[#list + 1] = { word, value } end
+  end
+  return list
+end
+
+local function count(what) return #notes(what) end
+
+local function command(...)
+  return { SERVER, "--port", "{port}", "--log", things, ... }
+end
+
+local function provider(fields, ...)
+  local all = { name = "tiny", type = "managed", command = command(...), failoverFor = "claude", stopGraceSeconds = 1 }
+  for field, value in pairs(fields or {}) do all[field] = value end
+  return all
+end
+
+local function config(providers, more)
+  local all = {
+    central = { url = central.url, bearerToken = "tok-a" }, providers = providers,
+    policy = { settings = { retries = 0, breaker = false } },
+  }
+  for section, fields in pairs(more or {}) do all[section] = fields end
+  return all
+end
+
+local function start(fields, more, ...)
+  return gateway.start(config({ provider(fields, ...) }, more), { dir = dir })
+end
+
+local function is_there(pid)
+  local stat = lfs.attributes("/proc/" .. pid) and io.open("/proc/" .. pid .. "/stat")
+  local line = stat and stat:read("a")
+  if stat then stat:close() end
+  return line and line:match("%) (%a)") ~= "Z" or false
+end
+
+-- All processes that the model servers have named.
+local function family()
+  local pids = {}
+  for _, note in ipairs(notes()) do
+    if note[1] == "start" or note[1]:find("child$") then pids[#pids + 1] = note[2] end
+  end
+  return pids
+end
+
+local function parent(pid)
+  return tmp.read("/proc/" .. pid .. "/stat"):match("%) %a (%d+)")
+end
+
+local function all_gone(pids)
+  return gateway.wait_until(function()
+    for _, pid in ipairs(pids) do
+      if is_there(pid) then return false end
+    end
+    return true
+  end, 10000)
+end
+
+-- n requests at once, sent before the first is answered; their replies.
+local function crowd(gw, n, headers)
+  local open = {}
+  for i = 1, n do
+    open[i] = client.open(gw.address, 15000)
+    open[i]:send(client.request{
+      method = "POST", path = "/v1/chat/completions", headers = headers,
+      json = { model = "claude", messages = { { role = "user", content = "hi" } } },
+    })
+  end
+  local replies = {}
+  for i = 1, n do
+    replies[i] = open[i]:read_reply()
+    open[i]:close()
+  end
+  return replies
+end
+
+local function answer_of(reply)
+  return reply.status == 200 and cjson.decode(reply.body).choices[1].message.content or reply.body
+end
+
+before_each(function()
+  dir = tmp.dir()
+  things = dir .. "/things"
+  start_central()
+end)
+
+after_each(function()
+  gateway.stop_all()
+  peers.stop_all()
+  assert.is_true(all_gone(family()))
+end)
+
+describe("a managed provider behind deputy serve", function()
+  it("is not started until a caller needs it, and may", function()
+    local gw = start()
+    central:set{ inference = false, tokens = { ["tok-a"] = { run = { "claude" } } } }
+    assert.equal("Hello from central", answer_of(gw:chat()))
+    central:set{ inference = OUTAGE }
+    local refused = gw:chat({}, { Authorization = "Bearer tok-b" }) -- the probe says 403
+    assert.equal(503, refused.status)
+    assert.equal("the central is down", cjson.decode(refused.body).error.message)
+    assert.equal(0, count())
+    central:grant("tok-a", "claude", "view")
+    local reply = gw:chat()
+    assert.equal("hello from " .. notes("start")[1][2], answer_of(reply))
+    assert.same({ "true", "tiny" }, { reply.headers["x-deputy-failover"], reply.headers["x-deputy-via"] })
+  end)
+
+  it("is started once for a crowd on several workers, and answers all of it", function()
+    local gw = start({ maxConcurrent = 8 }, { gateway = { workers = 2 } }, "--slow", "400", "--slow-post", "2")
+    for _, reply in ipairs(crowd(gw, 50)) do
+      assert.equal("hello from " .. notes("start")[1][2], answer_of(reply))
+    end
+    assert.same({ 1, 50 }, { count("start"), count("post") })
+  end)
+
+  it("turns away those for whom there is no place any more", function()
+    local gw = start({ maxConcurrent = 1, maxQueued = 2 }, nil, "--slow", "800")
+    local by_status = {}
+    for _, reply in ipairs(crowd(gw, 8)) do by_status[reply.status] = (by_status[reply.status] or 0) + 1 end
+    -- Those get what the central said: there is nobody else to answer.
+    assert.same({ [200] = by_status[200], [503] = 8 - by_status[200] }, by_status)
+    assert.is_true(by_status[200] >= 2 and by_status[200] <= 3, by_status[200])
+    assert.equal(1, count("start"))
+  end)
+
+  it("hears nothing from a caller who was revoked while it loaded: that one gets the central's own error", function()
+    local gw = start({}, { policy = { permitMs = 200, settings = { retries = 0, breaker = false } } }, "--slow", "1200")
+    local c = client.open(gw.address, 15000)
+    c:send(client.request{ method = "POST", path = "/v1/chat/completions",
+      json = { model = "claude", messages = { { role = "user", content = "hi" } } } })
+    assert.is_true(gateway.wait_until(function() return count("start") == 1 end, 5000))
+    central:revoke("tok-a", "claude")
+    local reply = c:read_reply()
+    c:close()
+    assert.same({ 503, "the central is down" }, { reply.status, cjson.decode(reply.body).error.message })
+    assert.equal(0, count("post"))
+    assert.is_true(central:count("HEAD") >= 2)
+  end)
+
+  it("is started beforehand when that is wanted", function()
+    start{ prewarm = "at-start" }
+    assert.is_true(gateway.wait_until(function() return count("start") == 1 end, 5000))
+    assert.equal(0, central:count())
+  end)
+
+  it("is stopped when nobody uses it, and started again for the next caller", function()
+    local gw = start{ idleTimeoutMinutes = 0.005 }
+    assert.equal(200, gw:chat().status)
+    assert.is_true(all_gone(family()))
+    assert.equal(200, gw:chat().status)
+    assert.equal(2, count("start"))
+  end)
+
+  it("gets its key in its environment, which alone opens it; --commands and the log show none", function()
+    local model = tmp.write(dir, "model.lua", [[
+      local socket, key, seen = require "socket", os.getenv "MODEL_KEY", io.open(arg[2], "a")
+      local server = assert(socket.bind("127.0.0.1", tonumber(arg[1])))
+      seen:write("start ", key, "\n") seen:flush()
+      while true do
+        local c = server:accept()
+        local head, length, sent = c:receive("*l"), 0, nil
+        for line in function() return c:receive("*l") end do
+          if line == "" then break end
+          length = tonumber(line:match("^[Cc]ontent%-[Ll]ength: (%d+)")) or length
+          sent = line:match("^[Aa]uthorization: Bearer (.*)") or sent
+        end
+        if length > 0 then c:receive(length) end -- of 0 it would wait for more
+        if head:find("^POST") then seen:write("post ", sent or "none", "\n") seen:flush() end
+        local body = '{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}'
+        c:send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n")
+        c:send(("Content-Length: %d\r\n\r\n%s"):format(#body, body))
+        c:close()
+      end]])
+    local seen = dir .. "/seen"
+    local gw = start{ command = { "lua5.4", model, "{port}", seen }, env = { MODEL_KEY = "{apiKey}" } }
+    assert.equal(200, gw:chat().status)
+    gw:signal("sighup")
+    assert.is_truthy(gw:wait_log("reloaded"))
+    assert.equal(200, gw:chat().status)
+    local key = tmp.read(seen):match("^start (%x+)\n")
+    assert.equal(64, #key)
+    assert.equal(("start %s\npost %s\npost %s\n"):format(key, key, key), tmp.read(seen))
+    assert.is_nil(gw:log():find(key, 1, true))
+    assert.is_nil(gw:ask{ path = "/page.json" }.body:find(key, 1, true))
+    gw:stop()
+    dir = tmp.dir()
+    gw = start{ command = { "lua5.4", model, "{port}", seen }, env = { MODEL_KEY = "{apiKey}" } }
+    assert.equal(200, gw:chat().status)
+    assert.is_nil(tmp.read(seen):match("\nstart (%x+)\n"):find(key, 1, true), "another start has another key")
+  end)
+
+  it("is kept by a reload that does not touch it, and exchanged by one that does", function()
+    local gw = start()
+    assert.equal(200, gw:chat().status)
+    local first = notes("start")[1][2]
+    local more = config({ provider{ failoverFor = { "claude", "opus" } } }, { timeouts = { probeMs = 1500 } })
+    gw:write(more)
+    gw:signal("sighup")
+    assert.is_truthy(gw:wait_log("reloaded"))
+    assert.equal("hello from " .. first, answer_of(gw:chat{ model = "opus" }))
+    assert.equal(1, count("start"))
+    gw:write(config{ provider({}, "--print", "another") })
+    gw:signal("sighup")
+    assert.is_truthy(gw:wait_log("reloaded.*reloaded"))
+    assert.is_true(all_gone{ first })
+    local answer = answer_of(gw:chat())
+    assert.equal("hello from " .. notes("start")[2][2], answer)
+    gw:write(config{ { name = "e", type = "echo" } })
+    gw:signal("sighup")
+    assert.is_true(all_gone(family()))
+  end)
+
+  it("says why it failed, and the caller gets the central's error", function()
+    local gw = start({ command = { SERVER, "--port", "{port}", "--exit", "3" },
+      restart = { attempts = 2, backoffMs = 10 } })
+    local reply = gw:chat()
+    assert.same({ 503, "the central is down" }, { reply.status, cjson.decode(reply.body).error.message })
+    assert.is_truthy(gw:wait_log("exit status 3"))
+  end)
+end)
+
+describe("nothing is left behind", function()
+  -- A child in the group, and a grandchild that forked twice and left it; both ignore SIGTERM.
+  local function serve_a_family()
+    local gw = start({ stopGraceSeconds = 0.3 }, nil, "--family")
+    assert.equal(200, gw:chat().status)
+    assert.is_true(gateway.wait_until(function() return #family() >= 3 end, 5000))
+    local pids = family()
+    pids[#pids + 1] = parent(pids[1])
+    for _, pid in ipairs(pids) do assert.is_true(is_there(pid), pid) end
+    return gw, pids
+  end
+
+  it("when deputy serve is ended", function()
+    local gw, pids = serve_a_family()
+    assert.equal(0, gw:stop())
+    assert.is_true(all_gone(pids))
+  end)
+
+  it("when deputy serve is killed with -9", function()
+    local gw, pids = serve_a_family()
+    gw:signal("sigkill")
+    gw:wait()
+    assert.is_true(all_gone(pids))
+  end)
+
+  it("when deputy ask is interrupted while the model loads", function()
+    local path = tmp.write(dir, "deputy.json", cjson.encode(config{ provider({}, "--never", "--family") }))
+    local ask = shell.start{ DEPUTY, "ask", "-c", path, "claude", "hi", env = { DEPUTY_LUA = uv.cwd() .. "/lua" } }
+    assert.is_true(gateway.wait_until(function() return #family() >= 3 end, 5000))
+    ask:signal("sigint")
+    assert.equal(130, ask:wait(5000).status)
+    assert.is_true(all_gone(family()))
+  end)
+end)
+
+describe("deputy ask", function()
+  local function ask(fields, ...)
+    local path = tmp.write(dir, "deputy.json", cjson.encode(config{ provider(fields, ...) }))
+    return { DEPUTY, "ask", "-c", path, "claude", "hi", env = { DEPUTY_LUA = uv.cwd() .. "/lua", TERM = "xterm" },
+      timeout_ms = 20000 }
+  end
+
+  it("starts the server when it is needed and stops it at the end", function()
+    local r = shell.run(ask())
+    assert.equal("hello from " .. notes("start")[1][2] .. "\n", r.stdout)
+    assert.is_true(all_gone(family()))
+  end)
+
+  it("starts nothing beforehand, whatever prewarm says", function()
+    central:set{ inference = false, tokens = { ["tok-a"] = { run = { "claude" } } } }
+    local r = shell.run(ask{ prewarm = "at-start" })
+    assert.equal("Hello from central\n", r.stdout)
+    assert.equal(0, count())
+  end)
+
+  it("shows on a terminal that a model loads, and what its server wrote last", function()
+    local spec = ask({}, "--slow", "900", "--print", "loading \27[31mweights")
+    local words = {}
+    for i, word in ipairs(spec) do words[i] = "'" .. word .. "'" end
+    local line = table.concat(words, " ") .. " > " .. dir .. "/answer"
+    local r = shell.run{ "script", "-qec", line, "/dev/null", env = spec.env, cwd = dir, timeout_ms = 20000 }
+    assert.equal(0, r.status, r.stdout)
+    assert.matches("\rstarting tiny 0%.%d s: loading  %[31mweights\27%[K", r.stdout)
+    assert.matches("\r\27%[Kdeputy ask: 'tiny' stood in for 'claude' %(the central: 503%)\r\n$", r.stdout)
+  end)
+end)
+
+describe("deputy check", function()
+  it("warns of programs, folders and models that are not there", function()
+    local path = tmp.write(dir, "deputy.json", cjson.encode(config{
+      { name = "a", type = "managed", command = { "no-such-server" }, cwd = dir .. "/none" },
+      { name = "b", type = "llama-server", model = "none.gguf", executable = "./none" },
+      { name = "c", type = "managed", command = { "sh" }, cwd = dir },
+    }))
+    local r = shell.run{ DEPUTY, "check", "-c", path, env = { DEPUTY_LUA = uv.cwd() .. "/lua" } }
+    assert.equal(0, r.status)
+    local lines = {}
+    for line in r.stderr:gmatch("[^\n]+") do lines[#lines + 1] = line:match("^[^ ]*: (providers.*)$") end
+    assert.same({
+      "providers[0]: warning: there is no program no-such-server in PATH: it is not installed yet, or elsewhere",
+      ("providers[0].cwd: warning: %s/none: No such file or directory"):format(dir),
+      ("providers[1]: warning: there is no program %s/./none: it is not installed yet, or elsewhere"):format(dir),
+      ("providers[1].model: warning: cannot read %s/none.gguf: No such file or directory"):format(dir),
+    }, lines)
+  end)
+end)
