@@ -25,37 +25,43 @@ Auth.__index = Auth
 local MAX_NOTED = 10000
 local FLUSH_AT_ONCE = 500
 
--- The sums are the caller's own bindings and those of the groups. Each binding is one bit, so that the sum of the
--- different ones is all of them together (rbac.lua).
+-- The sums are the caller's own bindings for all LLMs, those for this one, and those of the groups. Each binding is one
+-- bit, and in one scope a subject has it once, so that a sum of different ones is all of them together (rbac.lua).
+-- DISTINCT makes SQLite build a table: most users are in no group, and do without.
 local SQL = {
   by_name = [[
     SELECT t.hash, t.expires_at, t.revoked_at, t.user_id, s.name, s.kind, s.disabled,
-      (SELECT SUM(DISTINCT b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope IN ('*', l.id)),
-      (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
-        WHERE m.user_id = t.user_id AND b.scope IN ('*', l.id)),
+      (SELECT SUM(b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = '*'),
+      (SELECT SUM(b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = l.id),
+      CASE WHEN EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = t.user_id) THEN
+        (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
+          WHERE m.user_id = t.user_id AND b.scope IN ('*', l.id)) END,
       l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
       l.revision, l.created_at, l.updated_at
     FROM tokens t JOIN subjects s ON s.id = t.user_id LEFT JOIN llms l ON l.name = ? WHERE t.id = ?]],
   by_id = [[
     SELECT t.hash, t.expires_at, t.revoked_at, t.user_id, s.name, s.kind, s.disabled,
-      (SELECT SUM(DISTINCT b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope IN ('*', l.id)),
-      (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
-        WHERE m.user_id = t.user_id AND b.scope IN ('*', l.id)),
+      (SELECT SUM(b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = '*'),
+      (SELECT SUM(b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = l.id),
+      CASE WHEN EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = t.user_id) THEN
+        (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
+          WHERE m.user_id = t.user_id AND b.scope IN ('*', l.id)) END,
       l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
       l.revision, l.created_at, l.updated_at
     FROM tokens t JOIN subjects s ON s.id = t.user_id LEFT JOIN llms l ON l.id = ? WHERE t.id = ?]],
   no_llm = [[
     SELECT t.hash, t.expires_at, t.revoked_at, t.user_id, s.name, s.kind, s.disabled,
-      (SELECT SUM(DISTINCT b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = '*'),
-      (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
-        WHERE m.user_id = t.user_id AND b.scope = '*')
+      (SELECT SUM(b.bit) FROM bindings b WHERE b.subject_id = t.user_id AND b.scope = '*'), NULL,
+      CASE WHEN EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = t.user_id) THEN
+        (SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
+          WHERE m.user_id = t.user_id AND b.scope = '*') END
     FROM tokens t JOIN subjects s ON s.id = t.user_id WHERE t.id = ?]],
   touch = "UPDATE tokens SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)",
 }
 
 -- What a row of the statements is divided into: the token and its user, the rights, the LLM.
 local HASH, EXPIRES, REVOKED, USER_ID, USER, KIND, DISABLED = 1, 2, 3, 4, 5, 6, 7
-local OWN_RIGHTS, GROUP_RIGHTS, LLM = 8, 9, 10
+local RIGHTS_ON_ALL, RIGHTS_ON_ONE, GROUP_RIGHTS, LLM = 8, 9, 10, 11
 
 -- So many rights are kept; then all is forgotten and found again.
 local MAX_KEPT = 200000
@@ -83,7 +89,7 @@ function Auth:query(token_id, key)
   if not row then return nil end
   local holder = table.move(row, HASH, DISABLED, 1, {})
   local llm = row[LLM] and table.move(row, LLM, LLM + llms.COLUMNS - 1, 1, {}) or nil
-  return holder, (row[OWN_RIGHTS] or 0) | (row[GROUP_RIGHTS] or 0), llm
+  return holder, (row[RIGHTS_ON_ALL] or 0) | (row[RIGHTS_ON_ONE] or 0) | (row[GROUP_RIGHTS] or 0), llm
 end
 
 function Auth:keep(token_id, key, holder, rights, llm)

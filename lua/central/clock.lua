@@ -44,7 +44,8 @@ function clocks.new(now)
     now = now,
     text = function()
       local present = now()
-      if present ~= last then last, last_text = present, clocks.text(present) end
+      local ms = math.floor(present * 1000 + 0.01)
+      if ms ~= last then last, last_text = ms, clocks.text(present) end
       return last_text
     end,
   }
