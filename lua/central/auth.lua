@@ -153,7 +153,9 @@ function Auth:check(authorization, key)
   if not token_id then return nil, secret end
   local holder, rights, llm = self:find(token_id, key)
   local now = self.clock.text()
-  local code = refusal(holder, tokens.matches(holder and holder[HASH], secret), now)
+  local words = holder and holder.words or tokens.words(holder and holder[HASH])
+  if holder then holder.words = words end
+  local code = refusal(holder, tokens.equals(words, secret), now)
   if code == "invalid_token" then return nil, code end
   if code then return nil, code, { id = holder[USER_ID], name = holder[USER], token_id = token_id } end
   self:note_use(token_id, now)

@@ -5,6 +5,7 @@
 --   tokens.parse(authorization)        id and secret of an Authorization header; nil and a code when it holds none
 --   tokens.matches(hash, secret)       compared in a time that depends on neither; hash may be nil: never a match, in
 --                                      the same time
+--   tokens.words(hash), tokens.equals(words, secret)    the same in two steps, for who keeps the first one's result
 -- and the rows: tokens.create, find, list, revoke, view. Who may do it is service.lua's business.
 local digest = require "openssl.digest"
 
@@ -20,7 +21,7 @@ local SECRET_LENGTH = 40
 local SECRET_CHARS = "0123456789abcdefghjkmnpqrstvwxyz"
 local MAX_HEADER = 512
 -- What an unknown id is compared with.
-local NOBODY = ("0"):rep(64)
+local NOBODY = { 0, 0, 0, 0 }
 
 local function hash_of(secret)
   return ("%016x%016x%016x%016x"):format(string.unpack(">i8i8i8i8", (digest.new("sha256"):final(secret))))
@@ -39,13 +40,23 @@ function tokens.parse(authorization)
   return id, secret
 end
 
--- Both are 64 hexadecimal digits: eight words each, every one looked at.
+-- A hash as four numbers; of none: what no secret has.
+function tokens.words(hash)
+  if not hash or #hash ~= 64 then return NOBODY end
+  local words = {}
+  for i = 1, 4 do words[i] = math.tointeger("0x" .. hash:sub(16 * i - 15, 16 * i)) or 0 end
+  return words
+end
+
+-- Every word is looked at, whatever the first difference is.
+function tokens.equals(words, secret)
+  local a, b, c, d = string.unpack(">i8i8i8i8", (digest.new("sha256"):final(secret)))
+  local difference = (a ~ words[1]) | (b ~ words[2]) | (c ~ words[3]) | (d ~ words[4])
+  return difference == 0 and words ~= NOBODY
+end
+
 function tokens.matches(hash, secret)
-  local a1, a2, a3, a4, a5, a6, a7, a8 = string.unpack("i8i8i8i8i8i8i8i8", hash_of(secret))
-  local known = hash ~= nil and #hash == 64
-  local b1, b2, b3, b4, b5, b6, b7, b8 = string.unpack("i8i8i8i8i8i8i8i8", known and hash or NOBODY)
-  local difference = (a1 ~ b1) | (a2 ~ b2) | (a3 ~ b3) | (a4 ~ b4) | (a5 ~ b5) | (a6 ~ b6) | (a7 ~ b7) | (a8 ~ b8)
-  return difference == 0 and known
+  return tokens.equals(tokens.words(hash), secret)
 end
 
 -- ---- rows -----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 #include "relay/address.h"
 #include "relay/notify.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { SECOND_MS = 1000, PROBLEM_SIZE = 512 };
+enum { SECOND_MS = 1000, PROBLEM_SIZE = 512, MEMORY_KEPT = 64 << 20 };
 
 static void say(const char *text)
 {
@@ -262,6 +263,7 @@ int central_run(const struct central_settings *settings)
         free(c);
         return 1;
     }
+    mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT); /* Lua gives memory back and wants it again a moment later */
     bool ok = open_all(c, problem, sizeof(problem));
     if (ok)
         serve(c);
