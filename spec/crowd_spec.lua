@@ -42,6 +42,11 @@ local function status_kib(pid, field)
   return tonumber(tmp.read("/proc/" .. pid .. "/status"):match(field .. ":%s*(%d+)"))
 end
 
+local function cpu_ticks(pid)
+  local user, system = tmp.read("/proc/" .. pid .. "/stat"):match("%) %S+ " .. ("%S+ "):rep(10) .. "(%d+) (%d+)")
+  return user + system
+end
+
 local function descriptors(pid)
   local count = 0
   for _ in lfs.dir("/proc/" .. pid .. "/fd") do count = count + 1 end
@@ -89,6 +94,29 @@ describe("deputy serve", function()
     local soft, hard = tmp.read("/proc/" .. gw.pid .. "/limits"):match("Max open files%s+(%d+)%s+(%d+)")
     assert.equal(hard, soft)
     assert.is_true(tonumber(soft) > 200)
+  end)
+
+  it("that has no descriptor left says so, does not spin, and goes on when there are some", function()
+    start_central()
+    local gw = start({}, { ulimit = 60, hard = true })
+    local open = {}
+    for i = 1, 80 do open[i] = gw:open() end
+    uv.sleep(200)
+    local before = cpu_ticks(gw.pid)
+    uv.sleep(500)
+    assert.is_true(cpu_ticks(gw.pid) - before < 10)
+    -- one that came in before: the central cannot be reached for it
+    open[1]:send(request(false))
+    local reply = assert(open[1]:read_reply())
+    assert.same({ 502, 0 }, { reply.status, central:count("POST") }, reply.body)
+    open[80]:send(request(false)) -- one that came too late was told at once
+    assert.equal(503, assert(open[80]:read_reply()).status)
+    for i = 1, 50 do open[i]:close() end
+    assert.is_truthy(gateway.wait_until(function()
+      local ok, again = pcall(gw.chat, gw)
+      return ok and again.status == 200
+    end))
+    for i = 51, 80 do open[i]:close() end
   end)
 
   it(("is no larger for %d readers of %d MB that stall"):format(STALLED, STALLED_MIB), function()

@@ -1,7 +1,7 @@
 -- Runs `deputy serve` for a spec.
 --   local gateway = require "spec.support.gateway"
 --   local gw = gateway.start{ central = {...}, providers = {...}, ... }    a configuration; listens on a free port
---       a second table: dir =, env =, ulimit = open files, as a soft limit
+--       a second table: dir =, env =, ulimit = open files, a soft limit unless hard = true
 --   gw.address ("127.0.0.1:PORT"), gw.pid, gw.dir, gw.config (path)
 --   gw:ask{ path =, json =, ... }    client.ask;  gw:chat(fields, headers)  POST /v1/chat/completions
 --   gw:log()            what it has written so far; gw:wait_log(pattern [, ms]) until that is in it
@@ -52,7 +52,7 @@ end
 -- Runs deputy with these arguments until it says where it listens; kind: what its methods are looked up in.
 function gateway.launch(kind, dir, options, ...)
   local self = setmetatable({ dir = dir, log_path = dir .. "/log" }, kind)
-  local limit = options.ulimit and "ulimit -Sn " .. options.ulimit .. "; " or ""
+  local limit = options.ulimit and ("ulimit %s %d; "):format(options.hard and "-n" or "-Sn", options.ulimit) or ""
   local command = { "sh", "-c", limit .. 'exec "$0" "$@" 2>>' .. self.log_path, DEPUTY, ... }
   command.env, command.cwd = environment(dir, options.env), dir
   self.process = shell.start(command)
