@@ -2,7 +2,9 @@
 #include "discover.h"
 #include "host.h"
 #include "json_out.h"
+#include "live_server.h"
 #include "lua_main.h"
+#include "operate.h"
 #include "text.h"
 
 #include <stdio.h>
@@ -192,8 +194,6 @@ static void json_breakers(yajl_gen json, const struct live *live, const struct p
 /* What is only known while a host runs. */
 static void json_live(yajl_gen json, const struct live *live, const struct row *row)
 {
-    static const char *const texts[] = {"state", "lastExit", "problem"};
-    static const char *const numbers[] = {"pid", "since", "starts", "crashes", "memoryBytes"};
     yajl_val all = live->reply.json;
     json_key(json, "host");
     yajl_gen_map_open(json);
@@ -207,14 +207,7 @@ static void json_live(yajl_gen json, const struct live *live, const struct row *
     json_number(json, row->live, "answered");
     json_number(json, row->live, "failed");
     json_breakers(json, live, row->provider);
-    if (!control_flag(row->live, "managed"))
-        return;
-    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
-        json_key(json, texts[i]);
-        json_string(json, control_text(row->live, texts[i]));
-    }
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        json_number(json, row->live, numbers[i]);
+    live_server_json(json, row->live);
 }
 
 static void json_row(yajl_gen json, const struct live *live, const struct row *row)
@@ -292,11 +285,15 @@ static void print_host(const struct live *live)
     if (problem)
         printf("the last reload changed nothing: %s\n", problem);
     print_breakers(live);
+    yajl_val *list;
+    size_t n = control_list(all, "providers", &list);
+    for (size_t i = 0; i < n; i++)
+        live_server_print(list[i]);
 }
 
 static void ask_host(const struct options *options, const struct config *config, struct live *live)
 {
-    enum control_result result = control_ask(config, "GET", "/providers", LIVE_MS, &live->reply);
+    enum control_result result = control_ask(config, "GET", "/providers?output", LIVE_MS, &live->reply);
     const char *theirs = control_text(live->reply.json, "config");
     live->running = result == CONTROL_ANSWERED && live->reply.status == 200 && control_is_same(config, &live->reply);
     if (result == CONTROL_ANSWERED && !live->running)
@@ -382,21 +379,28 @@ static int run(const struct options *options)
         return usage_error(options->command, "--commands goes without '%.64s'", verb);
     if ((options->ports || options->llm) && strcmp(verb, "discover") != 0)
         return usage_error(options->command, "--ports and --for go with 'discover'");
+    if (options->n_operands > 1 && !operate_knows(verb))
+        return usage_error(options->command, "unexpected argument '%.64s'", options->operands[1]);
     if (strcmp(verb, "discover") == 0)
         return discover_run(options);
     if (options->commands)
         return print_commands(options);
+    if (operate_knows(verb) && options->n_operands < 2)
+        return usage_error(options->command, "expected '%s NAME'", verb);
+    if (operate_knows(verb))
+        return operate_run(options, verb, options->operands[1]);
     if (verb[0])
-        return usage_error(options->command, "unknown operand '%.64s': expected discover", verb);
+        return usage_error(options->command, "unknown operand '%.64s': expected discover, start, stop or restart",
+                           verb);
     return list(options);
 }
 
 const struct command providers_command = {
     .name = "providers",
     .summary = "list the local providers and whether they are available",
-    .operands = "[discover]",
-    .n_operands = 1,
-    .n_optional = 1,
+    .operands = "[discover | start NAME | stop NAME | restart NAME]",
+    .n_operands = 2,
+    .n_optional = 2,
     .accepts = OPTION_CONFIG | OPTION_JSON | OPTION_VERBOSE | OPTION_COMMANDS | OPTION_PORTS | OPTION_FOR,
     .about =
         "Lists the configured providers in their order: type, the LLMs that each may stand in for, whether it is\n"
@@ -405,9 +409,14 @@ const struct command providers_command = {
         "--commands prints what would be started for each provider whose server deputy starts itself, as a line for\n"
         "a shell, with [key] in place of secrets and {port} for a port that is picked at each start.\n"
         "\n"
+        "For a provider whose server deputy starts itself the running host also tells state, process, memory and the\n"
+        "last lines of its output. 'start', 'stop' and 'restart' ask that host for it; a stopped one is started again\n"
+        "by the next caller who needs it.\n"
+        "\n"
         "'discover' looks on this machine for model servers that already run, says on stderr what each is, and\n"
         "prints configuration for them. It needs no configuration itself.\n",
-    .exits = "  0  listed, whether available or not\n  1  the configuration is not usable\n  2  wrong arguments\n",
+    .exits = "  0  listed, whether available or not; or asked for\n"
+             "  1  the configuration is not usable; or the host refused, or there is none\n  2  wrong arguments\n",
     .example = "deputy providers --json",
     .run = run,
 };

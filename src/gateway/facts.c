@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LAST_LINES = 5, LAST_BYTES = 2048 };
+
 struct listing {
     struct worker *worker;
     struct draft *to;
@@ -91,6 +93,18 @@ static void write_finding(const struct finding *f, enum facts_for whom, struct d
     write_models(f, to);
 }
 
+/* Its end: some lines, and not many bytes of one. */
+static const char *last_lines(const char *output)
+{
+    size_t len = output ? strlen(output) : 0, begin = len;
+    for (int lines = 0; begin > 0 && len - begin < LAST_BYTES; begin--)
+        if (output[begin - 1] == '\n' && begin < len && ++lines == LAST_LINES)
+            break;
+    while (begin < len && ((unsigned char)output[begin] & 0xc0) == 0x80)
+        begin++; /* not in the middle of a character */
+    return output ? output + begin : NULL;
+}
+
 static void write_managed(const struct gateway_provider *p, enum facts_for whom, struct draft *to)
 {
     draft_print(to, ",\"managed\":%s", p->managed ? "true" : "false");
@@ -113,6 +127,8 @@ static void write_managed(const struct gateway_provider *p, enum facts_for whom,
     member(to, "problem", p->problem);
     if (whom == FACTS_WITH_OUTPUT)
         member(to, "output", p->output);
+    else
+        member(to, "lastLines", last_lines(p->output));
 }
 
 static void write_provider(struct listing *l, const char *name)
@@ -121,7 +137,7 @@ static void write_provider(struct listing *l, const char *name)
     struct draft *to = l->to;
     uint64_t answered, failed;
     struct listing llms = {.to = to, .provider = name};
-    describe(l->worker, name, l->whom == FACTS_WITH_OUTPUT, &p);
+    describe(l->worker, name, l->whom != FACTS_FOR_CALLERS, &p);
     metrics_provider(l->worker->gateway->metrics, name, &answered, &failed);
     draft_word(to, "{\"name\":");
     draft_json(to, name);
@@ -161,7 +177,7 @@ void facts_write_json(struct worker *w, enum facts_for whom, struct draft *to)
 
 /* ---- Prometheus ------------------------------------------------------------------------------------------------- */
 
-enum measure { STATE, STARTS, CRASHES, READY, MEMORY, MEASURES };
+enum measure { STATE, STARTS, CRASHES, STOPS, READY, ACTIVE, QUEUED, MEMORY, GPU, MEASURES };
 
 static const struct {
     const char *name, *type, *help;
@@ -169,73 +185,87 @@ static const struct {
     [STATE] = {"deputy_provider_state", "gauge", "1 for the state in which a provider is that deputy starts itself."},
     [STARTS] = {"deputy_provider_starts_total", "counter", "How often it was started."},
     [CRASHES] = {"deputy_provider_crashes_total", "counter", "How often it ended without being asked to."},
+    [STOPS] = {"deputy_provider_stops_total", "counter", "How often it was stopped: idle, or by an operator."},
     [READY] = {"deputy_provider_start_duration_seconds", "gauge", "How long its last start took until it was ready."},
+    [ACTIVE] = {"deputy_provider_active", "gauge", "Runs that it serves."},
+    [QUEUED] = {"deputy_provider_queued", "gauge", "Callers that wait for it."},
     [MEMORY] = {"deputy_provider_memory_bytes", "gauge", "Memory of its processes."},
+    [GPU] = {"deputy_provider_gpu_memory_bytes", "gauge", "What it has of the GPUs' memory, where that is known."},
 };
 
-struct measuring {
+/* All of them, looked at once: the memory of processes takes a while to add up. */
+struct measured {
     struct worker *worker;
-    struct draft *to;
-    enum measure measure;
-    bool any;
+    size_t n, size;
+    struct {
+        const char *name;
+        struct gateway_provider facts;
+    } * each;
 };
 
-static void write_value(const struct measuring *m, const struct gateway_provider *p)
+static int look_at(void *user, deputy_provider *provider)
 {
-    switch (m->measure) {
-    case STARTS:
-        draft_print(m->to, "} %llu\n", (unsigned long long)p->starts);
-        break;
-    case CRASHES:
-        draft_print(m->to, "} %llu\n", (unsigned long long)p->crashes);
-        break;
-    case READY:
-        draft_print(m->to, "} %.3f\n", p->ready_seconds);
-        break;
-    case MEMORY:
-        draft_print(m->to, "} %llu\n", (unsigned long long)p->memory_bytes);
-        break;
-    case STATE:
-    case MEASURES:
-        break;
+    struct measured *all = user;
+    struct gateway_provider facts;
+    const char *name = deputy_provider_name(provider);
+    if (!describe(all->worker, name, false, &facts) || !facts.managed)
+        return 0;
+    if (all->n == all->size) {
+        size_t size = all->size * 2 + 8;
+        void *grown = realloc(all->each, size * sizeof(all->each[0]));
+        if (!grown)
+            return 1;
+        all->each = grown;
+        all->size = size;
     }
+    all->each[all->n].name = name;
+    all->each[all->n++].facts = facts;
+    return 0;
 }
 
-static void write_states(const struct measuring *m, const char *provider, const struct gateway_provider *p)
+/* False: not known. */
+static bool value_of(enum measure measure, const struct gateway_provider *p, double *value)
+{
+    const double values[MEASURES] = {
+        [STARTS] = (double)p->starts,       [CRASHES] = (double)p->crashes, [STOPS] = (double)p->stops,
+        [READY] = p->ready_seconds,         [ACTIVE] = p->active,           [QUEUED] = p->queued,
+        [MEMORY] = (double)p->memory_bytes, [GPU] = (double)p->gpu_bytes,
+    };
+    *value = values[measure];
+    return measure != GPU || p->gpu_bytes >= 0;
+}
+
+static void write_states(struct draft *to, const char *provider, const struct gateway_provider *p)
 {
     static const char *const states[] = {"stopped", "starting", "ready", "draining", "stopping", "failed"};
     for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
-        draft_word(m->to, "deputy_provider_state{");
-        metrics_label(m->to, "provider", provider);
-        draft_print(m->to, ",state=\"%s\"} %d\n", states[i], strcmp(states[i], p->state) == 0);
+        draft_word(to, "deputy_provider_state{");
+        metrics_label(to, "provider", provider);
+        draft_print(to, ",state=\"%s\"} %d\n", states[i], strcmp(states[i], p->state) == 0);
     }
 }
 
-static int measure(void *user, deputy_provider *provider)
+static void write_measure(const struct measured *all, enum measure measure, struct draft *to)
 {
-    struct measuring *m = user;
-    struct gateway_provider p;
-    const char *name = deputy_provider_name(provider);
-    if (!describe(m->worker, name, false, &p) || !p.managed)
-        return 0;
-    if (!m->any)
-        draft_print(m->to, "# HELP %s %s\n# TYPE %s %s\n", measures[m->measure].name, measures[m->measure].help,
-                    measures[m->measure].name, measures[m->measure].type);
-    m->any = true;
-    if (m->measure == STATE) {
-        write_states(m, name, &p);
-        return 0;
+    double value;
+    draft_print(to, "# HELP %s %s\n# TYPE %s %s\n", measures[measure].name, measures[measure].help,
+                measures[measure].name, measures[measure].type);
+    for (size_t i = 0; i < all->n; i++) {
+        if (measure == STATE) {
+            write_states(to, all->each[i].name, &all->each[i].facts);
+        } else if (value_of(measure, &all->each[i].facts, &value)) {
+            draft_print(to, "%s{", measures[measure].name);
+            metrics_label(to, "provider", all->each[i].name);
+            draft_print(to, "} %.17g\n", value);
+        }
     }
-    draft_print(m->to, "%s{", measures[m->measure].name);
-    metrics_label(m->to, "provider", name);
-    write_value(m, &p);
-    return 0;
 }
 
 void facts_write_metrics(struct worker *w, struct draft *to)
 {
-    for (enum measure each = 0; each < MEASURES; each++) {
-        struct measuring measuring = {.worker = w, .to = to, .measure = each};
-        deputy_list_providers(w->current->engine, measure, &measuring);
-    }
+    struct measured all = {.worker = w};
+    deputy_list_providers(w->current->engine, look_at, &all);
+    for (enum measure each = 0; all.n > 0 && each < MEASURES; each++)
+        write_measure(&all, each, to);
+    free(all.each);
 }
