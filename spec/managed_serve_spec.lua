@@ -249,6 +249,130 @@ describe("a managed provider behind deputy serve", function()
   end)
 end)
 
+describe("an operator", function()
+  local function providers(gw, ...)
+    local path = gw.dir .. ":" .. os.getenv("PATH")
+    return shell.run{
+      cwd = gw.dir, timeout_ms = 15000,
+      env = { DEPUTY_LUA = uv.cwd() .. "/lua", XDG_RUNTIME_DIR = gw.dir, PATH = path },
+      DEPUTY, "providers", "-c", gw.config, ...,
+    }
+  end
+
+  local function facts(gw)
+    return cjson.decode(providers(gw, "--json").stdout)[1]
+  end
+
+  local function wait_state(gw, state)
+    local found
+    assert.is_true(gateway.wait_until(function()
+      found = facts(gw)
+      return found.state == state
+    end, 8000), state .. ", but it is " .. tostring(found.state))
+    return found
+  end
+
+  it("starts, stops and restarts it through the running host", function()
+    local gw = start()
+    local r = providers(gw, "start", "tiny")
+    assert.same({ 0, "tiny is being started; 'deputy providers' shows how it goes\n", "" },
+      { r.status, r.stdout, r.stderr })
+    local first = wait_state(gw, "ready")
+    assert.equal(notes("start")[1][2], ("%d"):format(first.pid))
+    assert.equal(0, providers(gw, "restart", "tiny").status)
+    assert.is_true(all_gone{ ("%d"):format(first.pid) })
+    local second = wait_state(gw, "ready")
+    assert.same({ 2, 0, 1 }, { second.starts, second.crashes, second.stops })
+    assert.equal(0, providers(gw, "stop", "tiny").status)
+    local stopped = wait_state(gw, "stopped")
+    assert.same({ 0, 0, 2 }, { stopped.pid, stopped.uptimeMs, stopped.stops })
+    assert.is_true(all_gone(family()))
+    assert.equal(200, gw:chat().status) -- the next caller starts it again
+    assert.equal(3, count("start"))
+    assert.equal(0, central:count("GET"))
+  end)
+
+  it("is refused in words where there is nothing to be asked or nobody to ask", function()
+    local gw = gateway.start(config{ provider(), { name = "e", type = "echo" } }, { dir = dir })
+    local function refused(...)
+      local r = providers(gw, ...)
+      assert.equal("", r.stdout)
+      return { r.status, r.stderr:match("^deputy providers: ([^\n]*)") }
+    end
+    assert.same({ 1, "'e' is not a provider that deputy starts or stops" }, refused("start", "e"))
+    assert.same({ 1, "there is no provider 'none/../x'" }, refused("stop", "none/../x"))
+    assert.same({ 2, "expected 'restart NAME'" }, refused("restart"))
+    assert.same({ 2, "unknown operand 'strat': expected discover, start, stop or restart" }, refused("strat"))
+    assert.same({ 2, "unexpected argument 'x'" }, refused("discover", "x"))
+    gw:stop()
+    local nobody = refused("start", "tiny")
+    assert.equal(1, nobody[1])
+    assert.matches("^no 'deputy serve' runs with this configuration: nobody answers at unix:", nobody[2])
+    assert.equal(0, count())
+  end)
+
+  it("sees state, process, memory, GPU and the last lines of output", function()
+    -- nvidia-smi of a machine with a GPU, on which the model server has a child that computes.
+    local smi = tmp.write(dir, "nvidia-smi", "#!/bin/sh\nsed -n 's/^child \\(.*\\)$/\\1, 512/p' " .. things
+      .. "\necho '1, 4096'\necho '77, [N/A]'\n")
+    uv.fs_chmod(smi, 448)
+    local gw = start({ model = "m" }, nil, "--family", "--print", "loaded \27[2Jthe model")
+    assert.equal(200, gw:chat().status)
+    local found = facts(gw)
+    assert.same({ "ready", "tiny", true, 1, 0, 0, 0 },
+      { found.state, found.name, found.available, found.starts, found.crashes, found.active, found.queued })
+    assert.is_true(found.memoryBytes > 100000 and found.uptimeMs > 0 and found.port > 0 and found.readySeconds > 0)
+    assert.equal(512 * 1024 * 1024, found.gpuBytes)
+    assert.matches("loaded", found.output)
+    local text = providers(gw).stdout
+    assert.matches("\ntiny: ready, up %d s, pid %d+, port %d+, 0 runs, 0 waiting, memory [%d.]+ MiB, GPU 512.0 MiB; "
+      .. "1 starts, 0 crashes, ready after [%d.]+ s\n  | loaded  %[2Jthe model\n", text)
+    assert.is_nil(text:find("\27", 1, true))
+  end)
+
+  it("waits for no nvidia-smi that hangs", function()
+    uv.fs_chmod(tmp.write(dir, "nvidia-smi", "#!/bin/sh\nexec sleep 60\n"), 448)
+    local gw = start()
+    assert.equal(200, gw:chat().status)
+    local r = providers(gw)
+    assert.matches("\ntiny: ready, ", r.stdout)
+    assert.is_nil(r.stdout:find("GPU", 1, true))
+    assert.is_true(r.us < 6000000)
+  end)
+
+  it("sees what goes wrong", function()
+    local gw = start({ restart = false }, nil, "--print", "no such GPU", "--exit", "7")
+    assert.equal(503, gw:chat().status)
+    local found = wait_state(gw, "failed")
+    assert.same({ "exit status 7", 1 }, { found.lastExit, found.crashes })
+    local text = providers(gw).stdout
+    assert.matches("\ntiny: failed; 1 starts, 1 crashes\n  last exit: exit status 7\n  problem: [^\n]+\n", text)
+    assert.matches("\n  | no such GPU\n  | model_server: told to end at once\n", text)
+  end)
+
+  it("finds it on the page and in the metrics, once for all workers", function()
+    local gw = start({}, { gateway = { workers = 2 } }, "--print", "a <b>last</b> line")
+    assert.equal(200, gw:chat().status)
+    local seen = gw:ask{ path = "/page.json" }.json.providers[1]
+    assert.same({ "ready", 1, 0, 0, "a <b>last</b> line\n" },
+      { seen.state, seen.starts, seen.active, seen.queued, seen.lastLines })
+    assert.is_nil(seen.output)
+    local text = gw:ask{ path = "/metrics" }.body
+    for _, line in ipairs{
+      'deputy_provider_state{provider="tiny",state="ready"} 1',
+      'deputy_provider_state{provider="tiny",state="stopped"} 0',
+      'deputy_provider_starts_total{provider="tiny"} 1', 'deputy_provider_crashes_total{provider="tiny"} 0',
+      'deputy_provider_stops_total{provider="tiny"} 0', 'deputy_provider_active{provider="tiny"} 0',
+      'deputy_provider_queued{provider="tiny"} 0',
+    } do
+      local _, times = text:gsub("%f[^\n]" .. line:gsub("%p", "%%%0") .. "\n", "")
+      assert.equal(1, times, line)
+    end
+    assert.matches('\ndeputy_provider_start_duration_seconds{provider="tiny"} 0%.%d+\n', text)
+    assert.matches('\ndeputy_provider_memory_bytes{provider="tiny"} %d%d%d%d%d+\n', text)
+  end)
+end)
+
 describe("nothing is left behind", function()
   -- A child in the group, and a grandchild that forked twice and left it; both ignore SIGTERM.
   local function serve_a_family()
