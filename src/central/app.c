@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ERROR = 8192 };
+enum { MAX_ERROR = 8192, GC_PAUSE = 300 };
 
 struct app {
     lua_State *L;
@@ -327,6 +327,7 @@ static int open_app(lua_State *L)
     lua_pushcfunction(L, add_traceback);
     app->traceback = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_openlibs(L);
+    lua_gc(L, LUA_GCINC, GC_PAUSE, 0, 0); /* what is kept of the database is large, and not to be gone over often */
     find_modules_in(L, lua_dir);
     make_request(L, app);
     lua_getglobal(L, "require");
