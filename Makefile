@@ -158,7 +158,8 @@ JOBS  ?= $(shell nproc 2>/dev/null || echo 1)
 help:
 	@echo 'make            libdeputy.a, libdeputy.so, deputy (the CLI) and deputy.so (the Lua module), in $(BUILD)/'
 	@echo 'make deps       installs the Debian packages that are missing'
-	@echo 'make run        the main job in three acts, against servers on this machine'
+	@echo 'make run        the main job in three acts, with real servers, which then stay up until it is stopped;'
+	@echo '                make run ONCE=1 ends after the acts'
 	@echo 'make clients    the clients from npm that the tests use'
 	@echo 'make test       all tests; the last line is "N passed, N failed"'
 	@echo 'make install    to PREFIX ($(PREFIX)), under DESTDIR; make uninstall takes it away again'
@@ -180,7 +181,7 @@ clients: deps
 
 run: deps
 	$(AGAIN) -s -j$(JOBS) all
-	@DEPUTY_BUILD=$(BUILD) DEPUTY_LUA=$(CURDIR)/lua lua5.4 examples/quickstart/demo.lua
+	@exec env DEPUTY_BUILD=$(BUILD) DEPUTY_LUA=$(CURDIR)/lua ONCE=$(ONCE) lua5.4 examples/quickstart/demo.lua
 
 test: deps clients
 	$(AGAIN) -s -j$(JOBS) tests
