@@ -131,8 +131,10 @@ WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wr
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS) $(PARSER_LIBS)
 
-$(MODEL_SERVER): $(BUILD)/spec/support/model_server.o
-	$(CC) $^ -o $@ $(ALL_LDFLAGS)
+# Without sanitizers: it is to crash as a program crashes.
+$(MODEL_SERVER): spec/support/model_server.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(WARN) -O2 -g -D_GNU_SOURCE $< -o $@
 
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS)
@@ -314,11 +316,14 @@ SOAK_POLICIES ?= 10000000
 soak: deps
 	$(AGAIN) -s -j$(JOBS) tests
 	@OOM_STRIDE=1 $(BUILD)/spec/c/oom_test
+	@CYCLES=500 BUILD=$(BUILD) spec/run spec/c/managed_test.c
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) lua5.4 spec/soak.lua
 	@DEPUTY_BUILD=$(BUILD) SOAK_SECONDS=$(SERVE_SOAK_SECONDS) lua5.4 spec/soak_serve.lua
 	@CROWD_FULL=1 DEPUTY_BUILD=$(BUILD) busted --lua=lua5.4 spec/crowd_spec.lua
 	@FAULT_STRIDE=1 BUILD=$(BUILD) spec/run spec/fault_spec.lua
 	@DEPUTY_BUILD=$(BUILD) POLICIES=$(SOAK_POLICIES) lua5.4 spec/fuzz/random_policies.lua
+	@CRASH_KILLS=200 RANDOM_STEPS=200000 CLUSTER_ROUNDS=1000 FILE_LIMIT_S=1800 BUILD=$(BUILD) spec/run \
+	    spec/central_crash_spec.lua spec/central_random_spec.lua spec/central_cluster_spec.lua
 
 docs: deps
 	@mkdir -p $(BUILD)/docs

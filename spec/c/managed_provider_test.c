@@ -89,21 +89,45 @@ static void on_end(void *user, const deputy_outcome *outcome)
         e->failure = *outcome->failure;
 }
 
-static deputy_engine *engine_for(deputy_managed *m, uint32_t permit_ms)
+static void allow(void *user, const char *llm, const char *token, deputy_probe_answer *answer)
+{
+    (void)user, (void)llm, (void)token;
+    answer->kind = DEPUTY_PROBE_OK;
+    answer->status = 204;
+}
+
+static int be_down(void *self, deputy_call *call, const deputy_request *request)
+{
+    static const deputy_failure down = {.kind = DEPUTY_FAILURE_CONNECT, .retry_after_ms = -1};
+    (void)self, (void)request;
+    return deputy_reply_fail(call, &down);
+}
+
+static const deputy_provider_vtable down_vtable = {
+    .abi = DEPUTY_PROVIDER_ABI, .size = sizeof(down_vtable), .complete = be_down};
+
+static deputy_engine *engine_of(deputy_managed *m, uint32_t permit_ms, bool in_memory)
 {
     deputy_options o = DEPUTY_INIT(deputy_options);
     deputy_engine *engine;
     deputy_provider *provider;
-    o.central_url = central.url;
+    o.central_url = in_memory ? NULL : central.url;
+    o.probe = in_memory ? allow : NULL;
     o.bearer_token = "tok-alice";
     o.permit_ms = permit_ms;
     o.verify = DEPUTY_VERIFY_OFF;
+    o.limits.policy_ms = 10000; /* under valgrind too */
     assert_int_equal(deputy_engine_new(&o, &engine, NULL), DEPUTY_OK);
     assert_int_equal(deputy_load_policy_text(engine, "stand_in", stand_in, sizeof(stand_in) - 1, NULL), DEPUTY_OK);
     assert_int_equal(deputy_managed_provider(m, &provider, NULL), DEPUTY_OK);
     assert_int_equal(deputy_register(engine, provider, NULL), DEPUTY_OK);
     assert_int_equal(deputy_register_failover(engine, "claude", "tiny", NULL), DEPUTY_OK);
     return engine;
+}
+
+static deputy_engine *engine_for(deputy_managed *m, uint32_t permit_ms)
+{
+    return engine_of(m, permit_ms, false);
 }
 
 static deputy_run_id start(deputy_engine *engine, struct ended *ended, uint32_t total_ms, deputy_provider *primary)
@@ -117,7 +141,7 @@ static deputy_run_id start(deputy_engine *engine, struct ended *ended, uint32_t 
     request.body_len = strlen(request.body);
     request.total_ms = total_ms;
     request.primary = primary;
-    request.primary_only = primary != NULL;
+    request.primary_only = primary && deputy_provider_self(primary);
     sink.user = ended;
     sink.on_head = on_head;
     sink.on_bytes = on_bytes;
@@ -197,14 +221,16 @@ static void a_thousand_callers_at_once_start_it_once(void **state)
     static struct ended ended[CALLERS];
     static char words[16];
     deputy_managed_options o = options_of("--slow", "300", NULL);
+    deputy_provider *down;
     size_t n = 0;
     (void)state;
     o.max_concurrent = 32;
     o.max_queued = CALLERS;
     deputy_managed *m = make(&o);
-    deputy_engine *engine = engine_for(m, 60000);
+    deputy_engine *engine = engine_of(m, 60000, true);
+    assert_int_equal(deputy_provider_new("down", &down_vtable, NULL, &down, NULL), DEPUTY_OK);
     for (int i = 0; i < CALLERS; i++)
-        start(engine, &ended[i], 0, NULL);
+        start(engine, &ended[i], 0, down);
     TURN_UNTIL(engine, status_of(m).queued == CALLERS || status_of(m).state == DEPUTY_MANAGED_READY);
     TURN_UNTIL(engine, deputy_in_flight(engine) == 0);
     for (int i = 0; i < CALLERS; i++)
@@ -215,6 +241,7 @@ static void a_thousand_callers_at_once_start_it_once(void **state)
     assert_int_equal(noted("start", NULL, 0), 1);
     assert_int_equal(noted("post", NULL, 0), CALLERS);
     assert_int_equal(status_of(m).active + status_of(m).queued, 0);
+    deputy_provider_unref(down);
     finish(engine, m);
 }
 
@@ -409,7 +436,9 @@ static void revoked_while_the_model_loads(void **state)
 {
     enum { CALLERS = 20 };
     static struct ended ended[CALLERS];
-    deputy_managed_options o = options_of("--slow", "300", NULL);
+    char loaded[80];
+    snprintf(loaded, sizeof(loaded), "%s.loaded", log_file);
+    deputy_managed_options o = options_of("--until", loaded, NULL);
     (void)state;
     o.max_concurrent = 4;
     deputy_managed *m = make(&o);
@@ -417,8 +446,11 @@ static void revoked_while_the_model_loads(void **state)
     for (int i = 0; i < CALLERS; i++)
         start(engine, &ended[i], 0, NULL);
     TURN_UNTIL(engine, status_of(m).queued == CALLERS);
+    nap_for(110); /* longer than a permit lives */
     atomic_store(&central_does.probe_status, 403);
+    fclose(fopen(loaded, "w"));
     TURN_UNTIL(engine, deputy_in_flight(engine) == 0);
+    unlink(loaded);
     for (int i = 0; i < CALLERS; i++)
         expect_primary_error(&ended[i]);
     assert_int_equal(status_of(m).starts, 1);

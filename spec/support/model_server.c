@@ -4,6 +4,7 @@
  *
  * GET /health says 200 once it is ready; POST says a chat completion with the model's name and this process's number.
  *   --slow MS         503 for so long, then ready
+ *   --until FILE      503 until the file is there
  *   --late MS         nobody listens for so long
  *   --never           503 for ever
  *   --exit STATUS     says so on stderr and ends at once
@@ -37,7 +38,7 @@ static struct {
     int port, slow, late, exit_status, slow_post;
     long flood;
     bool never, exits, ignore_term, family;
-    const char *crash_at, *hang_at, *log, *print;
+    const char *crash_at, *hang_at, *log, *print, *until;
 } options;
 
 static struct connection {
@@ -142,7 +143,8 @@ static void answer(int fd, int status, const char *body)
 
 static void answer_health(int fd)
 {
-    bool ready = !options.never && now_ms() - began_ms >= options.slow;
+    bool ready =
+        !options.never && now_ms() - began_ms >= options.slow && (!options.until || access(options.until, F_OK) == 0);
     if (ready && is(options.crash_at, "ready"))
         crash();
     answer(fd, ready ? 200 : 503, "{}");
@@ -266,7 +268,8 @@ static void read_options(char **argv)
     } texts[] = {{"--crash-at", &options.crash_at},
                  {"--hang-at", &options.hang_at},
                  {"--log", &options.log},
-                 {"--print", &options.print}};
+                 {"--print", &options.print},
+                 {"--until", &options.until}};
     for (; *argv; argv++) {
         options.never |= is(*argv, "--never");
         options.ignore_term |= is(*argv, "--ignore-term");

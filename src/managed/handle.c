@@ -182,68 +182,64 @@ void deputy_managed_status_of(deputy_managed *m, deputy_managed_status *status)
     status->size = size;
 }
 
-/* The whole of it, without secrets; malloc'ed. */
-static char *read_output(struct deputy_managed *m, size_t *len)
+/* The whole of it, without secrets: *text is the caller's to free, what counts begins at *from. */
+static size_t read_output(struct deputy_managed *m, char **text, char **from)
 {
-    char *text = malloc(RING_BYTES);
-    *len = 0;
-    if (!text)
-        return NULL;
+    *text = *from = malloc(RING_BYTES);
+    if (!*text)
+        return 0;
     pthread_mutex_lock(&m->lock);
-    size_t n = ring_copy(&m->output, text, RING_BYTES);
+    size_t len = ring_copy(&m->output, *text, RING_BYTES);
     pthread_mutex_unlock(&m->lock);
     /* Half a line at the beginning may be half a secret. */
-    const char *line = n == RING_BYTES ? memchr(text, '\n', n) : NULL;
-    if (n == RING_BYTES) {
-        size_t cut = line ? (size_t)(line + 1 - text) : 0;
-        n -= cut;
-        memmove(text, text + cut, n);
-    }
-    for (size_t i = 0; i < n; i++)
-        if (text[i] == '\0')
-            text[i] = '?';
-    *len = secrets_hide(m->secrets, text, n);
-    return text;
+    const char *line = len == RING_BYTES ? memchr(*text, '\n', len) : NULL;
+    size_t cut = line ? (size_t)(line + 1 - *text) : 0;
+    *from += cut;
+    len -= cut;
+    for (size_t i = 0; i < len; i++)
+        if ((*from)[i] == '\0')
+            (*from)[i] = '?';
+    return secrets_hide(m->secrets, *from, len);
 }
 
 size_t deputy_managed_output(deputy_managed *m, char *text, size_t size)
 {
-    size_t len;
-    char *all = read_output(m, &len);
-    if (size == 0 || !all) {
-        if (size > 0)
-            text[0] = '\0';
-        free(all);
+    char *all, *from;
+    if (size == 0)
         return 0;
-    }
-    size_t n = len < size - 1 ? len : size - 1;
-    memcpy(text, all + len - n, n);
+    size_t len = read_output(m, &all, &from), n = len < size - 1 ? len : size - 1;
+    if (n > 0)
+        memcpy(text, from + len - n, n);
     text[n] = '\0';
     free(all);
     return n;
 }
 
+/* Where the last lines begin that fit into size bytes: not in the middle of one, unless it alone is longer. */
+static size_t begin_of_lines(const char *text, size_t len, size_t size)
+{
+    if (len <= size)
+        return 0;
+    size_t at = len - size;
+    const char *line = memchr(text + at, '\n', len - at - 1);
+    if (line)
+        return (size_t)(line + 1 - text);
+    while (at < len && ((unsigned char)text[at] & 0xC0) == 0x80)
+        at++;
+    return at;
+}
+
 void managed_last_lines(struct deputy_managed *m, char *text, size_t size)
 {
-    size_t len, from, n = 0;
-    char *all = read_output(m, &len);
+    char *all, *from;
+    size_t len = size > 1 ? read_output(m, &all, &from) : 0, n = 0;
     text[0] = '\0';
-    if (!all || size == 0) {
-        free(all);
+    if (size <= 1)
         return;
-    }
-    while (len > 0 && strchr(" \r\n\t", all[len - 1]))
+    while (len > 0 && strchr(" \r\n\t", from[len - 1]))
         len--;
-    from = len > size - 1 ? len - (size - 1) : 0;
-    for (size_t i = from; i < len; i++) /* a line that fits is not begun in its middle */
-        if (from > 0 && all[i] == '\n' && i + 1 < len) {
-            from = i + 1;
-            break;
-        }
-    while (from < len && ((unsigned char)all[from] & 0xC0) == 0x80)
-        from++;
-    for (size_t i = from; i < len; i++)
-        text[n++] = all[i] == '\n' ? '|' : (unsigned char)all[i] < 0x20 || all[i] == 0x7F ? ' ' : all[i];
+    for (size_t i = begin_of_lines(from, len, size - 1); i < len; i++)
+        text[n++] = from[i] == '\n' ? '|' : (unsigned char)from[i] < 0x20 || from[i] == 0x7F ? ' ' : from[i];
     text[n] = '\0';
     free(all);
 }
