@@ -170,6 +170,24 @@ describe("an upstream's key", function()
   end)
 end)
 
+describe("where a key comes from", function()
+  it("is for admins to say: an editor could have it sent to a server of his own", function()
+    start_with_claude()
+    local eve = central:user("eve", { "create", "edit", "view", "run" })
+    local mine = { url = upstream.url .. "/mine/v1" }
+    local function try(method, path, json) return central:call(method, path, eve, json).status end
+    assert.equal(403, try("PUT", "/api/v1/llms/claude", mine))
+    assert.equal(403, try("PUT", "/api/v1/llms/claude", { apiKeyFile = "/etc/hostname" }))
+    assert.equal(403, try("POST", "/api/v1/llms", { name = "thief", url = mine.url, apiKeyEnv = "UPSTREAM_KEY" }))
+    assert.equal(403, try("POST", "/api/v1/llms", { name = "thief", url = mine.url, apiKeyFile = "/etc/hostname" }))
+    assert.equal(200, try("PUT", "/api/v1/llms/claude", { description = "of use" }))
+    assert.equal(201, try("POST", "/api/v1/llms", { name = "mine", url = mine.url, apiKeyEnv = cjson.null }))
+    assert.equal(200, try("PUT", "/api/v1/llms/mine", { url = upstream.url .. "/other/v1" }))
+    assert.equal(403, try("PUT", "/api/v1/llms/mine", { apiKeyEnv = "UPSTREAM_KEY" }))
+    assert.equal(200, central:call("PUT", "/api/v1/llms/claude", nil, mine).status)
+  end)
+end)
+
 -- ---- an upstream's errors ------------------------------------------------------------------------------------------
 
 describe("an upstream's answer", function()

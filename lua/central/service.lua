@@ -241,8 +241,25 @@ operation("get_llm", "llm.view", function(self, actor, key)
   return llms.view(caller.llm, rbac.allows(caller.rights, "edit"))
 end)
 
+-- A key goes wherever the URL leads. Whoever creates and edits, and is no admin, could otherwise have any file that the
+-- central reads, or another LLM's key, sent to a server of his own.
+local function may_place_key(self, actor, caller, input)
+  local row = caller.llm
+  local function given(field) return type(input) == "table" and input[field] ~= nil and input[field] ~= fields.NONE end
+  local has_key = row and (row[llms.AT.apiKeyEnv] or row[llms.AT.apiKeyFile])
+  local redirects = has_key and given("url") and input.url ~= row[llms.AT.url]
+  if not given("apiKeyEnv") and not given("apiKeyFile") and not redirects then return caller end
+  if admin(self, actor) then return caller end
+  return nil, problem(403, "permission_denied", 'you need the role "admin" on all LLMs to say where a key comes from, '
+    .. "or to have one that is there sent to another URL")
+end
+
 operation("create_llm", "llm.create", function(self, actor, input)
-  return change(self, function() return allow(self, actor, "create") end, function()
+  return change(self, function()
+    local caller, why = allow(self, actor, "create")
+    if not caller then return nil, why end
+    return may_place_key(self, actor, caller, input)
+  end, function()
     local row, why = llms.create(self.database, input, self.clock.text())
     if not row then return nil, why end
     self.audit:done(actor, "llm.create", llms.target(row))
@@ -251,7 +268,11 @@ operation("create_llm", "llm.create", function(self, actor, input)
 end)
 
 operation("update_llm", "llm.edit", function(self, actor, key, input)
-  return change(self, function() return allow_on(self, actor, "edit", key) end, function(caller)
+  return change(self, function()
+    local caller, why = allow_on(self, actor, "edit", key)
+    if not caller then return nil, why end
+    return may_place_key(self, actor, caller, input)
+  end, function(caller)
     local row, changed = llms.update(self.database, caller.llm, input, self.clock.text())
     if not row then return nil, changed end
     self.audit:done(actor, "llm.edit", llms.target(caller.llm), changed)
