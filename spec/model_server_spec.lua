@@ -1,12 +1,12 @@
 -- A model server that is really there, as the stand-in of deputy serve: llama-server, vLLM, Ollama, whichever of them
 -- is installed and has a model. What is not there is skipped, in words.
---   DEPUTY_GGUF          a model for llama-server; else the first *.gguf in ~/models or /usr/share/models
---   DEPUTY_VLLM_MODEL    a folder with a model for vLLM
+-- spec/support/installed.lua says how a model is named.
 local uv = require "luv"
 local cjson = require "cjson"
 local socket = require "socket"
 local client = require "spec.support.client"
 local gateway = require "spec.support.gateway"
+local installed = require "spec.support.installed"
 local npm = require "spec.support.npm"
 local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
@@ -15,15 +15,6 @@ local TOKEN = "tok-house-very-secret"
 local LOAD_MS = 120000 -- a small model, on a machine without a GPU
 local ANSWER_MS = 60000
 
-local function find(executable)
-  return shell.run{ "sh", "-c", 'command -v "$0"', executable }.status == 0
-end
-
-local function first_line(...)
-  local r = shell.run{ "sh", "-c", ... }
-  return r.status == 0 and r.stdout:match("[^\n]+") or nil
-end
-
 local function free_port()
   local held = assert(socket.bind("127.0.0.1", 0))
   local _, port = held:getsockname()
@@ -31,26 +22,17 @@ local function free_port()
   return tostring(port)
 end
 
--- Each: what model it has, or nil and what is missing; how it is started; where it says that it is ready.
+-- Each: how it is started; where it says that it is ready.
 local servers = {
   ["llama-server"] = {
-    model = function()
-      return os.getenv("DEPUTY_GGUF") or first_line("ls ~/models/*.gguf /usr/share/models/*.gguf 2>/dev/null"),
-        "it has no model: DEPUTY_GGUF names none, and there is no *.gguf in ~/models or /usr/share/models"
-    end,
     command = function(port, model) return { "llama-server", "-m", model, "--host", "127.0.0.1", "--port", port } end,
     health = "/health",
   },
   vllm = {
-    model = function() return os.getenv("DEPUTY_VLLM_MODEL"), "it has no model: DEPUTY_VLLM_MODEL names none" end,
     command = function(port, model) return { "vllm", "serve", model, "--host", "127.0.0.1", "--port", port } end,
     health = "/health",
   },
   ollama = {
-    model = function()
-      return first_line("ollama list 2>/dev/null | awk 'NR > 1 { print $1; exit }'"),
-        "it has no model: `ollama list` shows none"
-    end,
     command = function(port) return { "ollama", "serve", env = { OLLAMA_HOST = "127.0.0.1:" .. port } } end,
     health = "/api/version",
   },
@@ -73,9 +55,8 @@ describe("a model server that is really there:", function()
 
   local function check(name)
     local kind = servers[name]
-    if not find(name) then return pending(name .. " is not installed") end
-    local model, problem = kind.model()
-    if not model then return pending(name .. " is installed, but " .. problem) end
+    local model, problem = installed.model(name)
+    if not model then return pending(problem) end
 
     local address = "127.0.0.1:" .. free_port()
     server = shell.start(kind.command(address:match("%d+$"), model))
@@ -127,7 +108,7 @@ describe("a model server that is really there:", function()
     c:close()
   end
 
-  for _, name in ipairs{ "llama-server", "vllm", "ollama" } do
+  for _, name in ipairs(installed.names) do
     it(name, function() check(name) end)
   end
 end)
