@@ -99,11 +99,22 @@ static void on_end(void *user, const struct http_result *result)
     free(up);
 }
 
+/* The caller's own token is known to the call anyway. */
+static bool keep_key(struct deputy_call *call, const char *key)
+{
+    free(call->key);
+    call->key = NULL;
+    if (!key || key == call->request.bearer_token)
+        return true;
+    call->key = strdup(key);
+    return call->key != NULL;
+}
+
 int upstream_start(struct deputy_call *call, const struct upstream_request *request, upstream_over_fn over, void *user,
                    struct upstream **out, deputy_error *error)
 {
     const deputy_options *o = &call->engine->options;
-    struct upstream *up = calloc(1, sizeof(*up));
+    struct upstream *up = keep_key(call, request->bearer) ? calloc(1, sizeof(*up)) : NULL;
     if (!up)
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a request to %s", call->provider->name);
     up->call = call;
@@ -158,7 +169,7 @@ static bool forget(void *user, const struct http_result *result)
 
 int upstream_send(struct deputy_call *call, const struct upstream_request *request, deputy_error *error)
 {
-    struct upstream *up;
+    struct upstream *up = NULL;
     int code = upstream_start(call, request, forget, call, &up, error);
     if (code == DEPUTY_OK)
         deputy_call_set_data(call, up);

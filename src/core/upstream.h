@@ -22,11 +22,11 @@ int upstream_send(struct deputy_call *call, const struct upstream_request *reque
 /* The same for a provider that keeps the call's data for itself. over is called once, when the exchange is over and
  * before the call is answered, unless upstream_stop came first; maybe inside libcurl. result is NULL when the call
  * wants no more (its permit is stale, or it took no more bytes), else how it ended: then true says that the provider
- * answers the call itself. *up is gone when over returns. */
+ * answers the call itself. *out is gone when over returns. */
 struct upstream;
 typedef bool (*upstream_over_fn)(void *user, const struct http_result *result);
 int upstream_start(struct deputy_call *call, const struct upstream_request *request, upstream_over_fn over, void *user,
-                   struct upstream **up, deputy_error *error);
+                   struct upstream **out, deputy_error *error);
 void upstream_stop(struct upstream *up);
 void upstream_go_on(struct upstream *up); /* after DEPUTY_PAUSE */
 

@@ -121,22 +121,32 @@ static void tell_signal(struct child *c, int number)
     end(c, false, how);
 }
 
+/* Whether the line is this word and a number. */
+static bool says(const char *line, const char *word, int *number)
+{
+    size_t len = strlen(word);
+    if (strncmp(line, word, len) != 0)
+        return false;
+    *number = (int)strtol(line + len, NULL, 10);
+    return true;
+}
+
 static void hear_line(struct child *c, const char *line)
 {
     char how[160];
     int number;
-    if (sscanf(line, "started %d", &number) == 1) {
+    if (says(line, "started ", &number)) {
         c->server = number;
         drive_started(c->managed, number);
-    } else if (sscanf(line, "exit %d", &number) == 1) {
+    } else if (says(line, "exit ", &number)) {
         snprintf(how, sizeof(how), "exit status %d", number);
         end(c, false, how);
-    } else if (sscanf(line, "signal %d", &number) == 1) {
+    } else if (says(line, "signal ", &number)) {
         tell_signal(c, number);
-    } else if (sscanf(line, "failed exec %d", &number) == 1) {
+    } else if (says(line, "failed exec ", &number)) {
         snprintf(how, sizeof(how), "could not start '%.80s': %.40s", c->managed->settings.command[0], strerror(number));
         end(c, number == ENOENT || number == EACCES || number == ENOEXEC, how);
-    } else if (sscanf(line, "failed chdir %d", &number) == 1) {
+    } else if (says(line, "failed chdir ", &number)) {
         snprintf(how, sizeof(how), "could not start in '%.80s': %.40s", c->managed->settings.cwd, strerror(number));
         end(c, true, how);
     }

@@ -24,23 +24,35 @@ static ssize_t read_file(const char *path, char *text, size_t size)
     return n < 0 ? -1 : (ssize_t)len;
 }
 
-/* proc(5): pid (name) state ppid pgrp session ... rss, the 24th, in pages. A name may hold spaces and brackets. */
+/* The fields that count, by their numbers in proc(5): "pid (name) state ppid pgrp session ...". */
+enum { STATE = 3, PARENT, GROUP, SESSION, RSS_PAGES = 24 };
+
+/* A name may hold spaces and brackets. */
 static bool read_stat(long pid, struct family_process *p)
 {
-    char path[64], text[1024], state;
-    int parent, group, session;
-    long rss;
+    char path[64], text[1024];
+    long field[RSS_PAGES + 1] = {0};
     snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
     if (read_file(path, text, sizeof(text)) <= 0)
         return false;
-    const char *rest = strrchr(text, ')');
-    if (!rest ||
-        sscanf(rest + 1, " %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %*u %*u %ld", &state,
-               &parent, &group, &session, &rss) != 5)
+    const char *at = strrchr(text, ')');
+    if (!at || strlen(at) < 4 || at[2] == 'Z' || at[2] == 'X')
         return false;
-    *p = (struct family_process){(pid_t)pid, parent, group, session, 0, false};
-    p->rss_bytes = rss > 0 ? (uint64_t)rss * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-    return state != 'Z' && state != 'X';
+    at += 3;
+    for (int i = PARENT; i <= RSS_PAGES; i++) {
+        char *end;
+        field[i] = strtol(at, &end, 10);
+        if (end == at)
+            return false;
+        at = end;
+    }
+    *p = (struct family_process){.pid = (pid_t)pid,
+                                 .parent = (pid_t)field[PARENT],
+                                 .group = (pid_t)field[GROUP],
+                                 .session = (pid_t)field[SESSION]};
+    if (field[RSS_PAGES] > 0)
+        p->rss_bytes = (uint64_t)field[RSS_PAGES] * (uint64_t)sysconf(_SC_PAGESIZE);
+    return true;
 }
 
 static int by_pid(const void *a, const void *b)

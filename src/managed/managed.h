@@ -27,7 +27,6 @@ enum managed_timer {
 };
 
 struct deputy_managed {
-    atomic_uint refs;
     struct deputy_managed *prev, *next; /* the owner's */
     struct owner *owner;
     struct settings settings;
@@ -35,41 +34,42 @@ struct deputy_managed {
     deputy_log_fn on_log;
     void *log_user;
     pthread_mutex_t log_lock; /* held while on_log runs, so that the last unref can wait for that */
-    bool silent;              /* under log_lock */
-    atomic_bool logging;      /* on_log runs, on this thread: */
-    pthread_t logger;
+    pthread_t logger;         /* the thread that on_log runs on, while logging */
+    atomic_uint refs;
+    atomic_bool logging;
+    bool silent; /* under log_lock */
 
-    pthread_mutex_t lock; /* for all from here to `output` */
-    deputy_managed_state state;
-    uint64_t generation; /* of the child, from 1 */
-    uint16_t port;
-    pid_t pid, supervisor;
-    struct lease *waiting, *suspects;
-    uint32_t n_waiting, active;
-    bool served;  /* this child has ended a run well */
+    bool served;  /* under lock, from here to `output`: this child has ended a run well */
     bool ill;     /* the last run that ended at it did not end well */
     bool closing; /* the last reference is gone */
     unsigned orders;
+    deputy_managed_state state;
+    pthread_mutex_t lock;
+    uint64_t generation; /* of the child, from 1 */
+    struct lease *waiting, *suspects;
+    uint32_t n_waiting, active;
     uint64_t last_use_us, started_us, ready_us;
     uint64_t starts, crashes, stops;
+    pid_t pid, supervisor;
+    uint16_t port;
     char last_exit[128], problem[256];
     struct ring output;
 
     /* the owner's thread alone */
     struct child *child;
     uv_timer_t timers[TIMERS];
-    unsigned open_timers;
     struct http_transfer *look;
+    uint64_t ready_at;   /* when it got ready; 0: it did not */
     char look_says[160]; /* what the last bad look found */
     uint32_t look_ms;    /* the pause before the next look while it starts */
     uint32_t bad_looks;
-    uint32_t strikes;  /* starts in a row that failed */
-    uint64_t ready_at; /* when it got ready; 0: it did not */
-    bool kept;         /* started again when it ends by itself, though nobody waits */
-    bool again;        /* a restart was ordered */
-    bool hopeless;     /* trying again would be the same */
-    bool told;         /* to stop or restart: callers do not revive it while it drains */
-    bool given_up;     /* closing was seen */
+    uint32_t strikes; /* starts in a row that failed */
+    unsigned open_timers;
+    bool kept;     /* started again when it ends by itself, though nobody waits */
+    bool again;    /* a restart was ordered */
+    bool hopeless; /* trying again would be the same */
+    bool told;     /* to stop or restart: callers do not revive it while it drains */
+    bool given_up; /* closing was seen */
 };
 
 /* The last lines of output, without secrets, in one line: at most size - 1 bytes, "" when there are none. Any thread.

@@ -63,7 +63,7 @@ static size_t hide(const char *secret, char *text, size_t len)
     for (const char *found; (found = memmem(text + at, len - at, secret, size)) != NULL;) {
         size_t before = (size_t)(found - text) - at;
         memmove(text + done, text + at, before);
-        memcpy(text + done + before, "***", 3);
+        memset(text + done + before, '*', 3);
         done += before + 3;
         at += before + size;
     }

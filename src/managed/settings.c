@@ -159,9 +159,9 @@ char **settings_environment(const struct settings *s, uint16_t port, const char 
 
 static int check_list(const char *what, const char *const *list, deputy_error *error)
 {
-    size_t n = length(list), bytes = 0;
-    for (size_t i = 0; i < n; i++)
-        bytes += strlen(list[i]);
+    size_t n = 0, bytes = 0;
+    for (; list && list[n]; n++)
+        bytes += strlen(list[n]);
     if (n > SETTINGS_ARGUMENTS_MAX || bytes > SETTINGS_ARGUMENT_BYTES)
         return error_set(error, DEPUTY_EINVAL, "%s: expected at most %d entries of %d bytes in all, got %zu of %zu",
                          what, SETTINGS_ARGUMENTS_MAX, SETTINGS_ARGUMENT_BYTES, n, bytes);

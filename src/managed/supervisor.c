@@ -38,8 +38,6 @@ struct supervisor {
     sigset_t watched;
 };
 
-extern char **environ;
-
 static uint64_t now_ms(void)
 {
     struct timespec t;
