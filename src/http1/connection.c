@@ -370,7 +370,7 @@ static void read_input(struct connection *c)
     }
     into[n].iov_base = server->read;
     into[n++].iov_len = READ_SIZE;
-    got = readv(c->fd, into, n);
+    got = n == 1 ? recv(c->fd, server->read, READ_SIZE, MSG_DONTWAIT) : readv(c->fd, into, n);
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
         return;
     }

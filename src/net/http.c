@@ -546,7 +546,7 @@ static bool set_numbers(CURL *easy, const struct number *numbers, size_t n)
 }
 
 /* What a handle keeps for as long as it lives. */
-static bool set_up_handle(struct loop *loop, CURL *easy)
+static bool set_up_handle(CURL *easy)
 {
     static const struct number numbers[] = {
         {CURLOPT_NOSIGNAL, 1},
@@ -573,8 +573,7 @@ static bool set_up_handle(struct loop *loop, CURL *easy)
            curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_READFUNCTION, read_body) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, rewind_body) == CURLE_OK &&
-           curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK && loop_own_sockets(loop, easy) &&
-           set_up_trust(easy, NULL);
+           curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connected) == CURLE_OK && set_up_trust(easy, NULL);
 }
 
 /* With the text beside what was parsed libcurl neither parses the one nor prints the other. */
@@ -598,6 +597,7 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
     };
     t->trusts_other = request->ca_file != NULL;
     return set_numbers(easy, numbers, sizeof numbers / sizeof *numbers) && set_up_url(easy, t->url) &&
+           loop_own_sockets(t->loop, easy, request->fresh) &&
            curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t->fields) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_HEADERDATA, t) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_WRITEDATA, t) == CURLE_OK &&
@@ -614,7 +614,7 @@ static CURL *take_easy(struct loop *loop)
 {
     bool used;
     CURL *easy = loop_easy_take(loop, &used);
-    if (!easy || used || set_up_handle(loop, easy))
+    if (!easy || used || set_up_handle(easy))
         return easy;
     curl_easy_cleanup(easy);
     return NULL;

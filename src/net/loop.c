@@ -3,6 +3,8 @@
 #include "deputy.h"
 #include "net/url.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,12 +214,21 @@ static void not_fresh(struct watch *watch)
     watch->prev = watch->next = NULL;
 }
 
+/* Closing a handle takes its number out of the kernel's poll set, and the number of one that is parked may be another
+ * handle's of this uv loop by now, which would never hear of anything again. The poll set itself cannot be in it. */
+static void let_go_of_number(struct watch *watch)
+{
+    watch->poll.io_watcher.fd = uv_backend_fd(watch->loop->uv);
+}
+
 static void close_watch(struct watch *watch)
 {
     struct loop *loop = watch->loop;
     not_fresh(watch);
     loop->watches[watch->fd] = NULL;
     loop->n_parked -= watch->parked;
+    if (watch->parked)
+        let_go_of_number(watch);
     uv_close((uv_handle_t *)&watch->poll, on_watch_closed);
 }
 
@@ -306,9 +317,18 @@ static int close_socket(void *user, curl_socket_t fd)
     return close(fd);
 }
 
-bool loop_own_sockets(struct loop *loop, CURL *easy)
+/* The packet that ends the handshake carries the request as well: the server is woken once, not twice. */
+static curl_socket_t open_brief_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
-    return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket) == CURLE_OK &&
+    int fd = open_socket(user, purpose, address), off = 0;
+    if (fd != CURL_SOCKET_BAD && address->family != AF_UNIX)
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off));
+    return fd;
+}
+
+bool loop_own_sockets(struct loop *loop, CURL *easy, bool brief)
+{
+    return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, brief ? open_brief_socket : open_socket) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, loop) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, loop) == CURLE_OK;

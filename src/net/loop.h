@@ -61,8 +61,8 @@ void loop_easy_give(struct loop *loop, CURL *easy);
 struct url_cache *loop_urls(struct loop *loop);
 
 /* Makes its connections' sockets ours: not handed on to processes that the host starts, and watched with fewer system
- * calls. false: out of memory. */
-bool loop_own_sockets(struct loop *loop, CURL *easy);
+ * calls. brief: for one request that is sent as soon as it is connected. false: out of memory. */
+bool loop_own_sockets(struct loop *loop, CURL *easy, bool brief);
 
 /* Adds a handle to the multi (false: out of memory), takes it out, ends its pause. */
 bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
