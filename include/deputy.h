@@ -293,7 +293,7 @@ DEPUTY_API int deputy_load_policy_text(deputy_engine *engine, const char *name, 
 typedef struct deputy_verify_options {
     size_t size;
     unsigned depth;              /* [3] requests in a row, 1 to 6 */
-    const char *format;          /* ["text"] "text", "json" or "markdown" */
+    const char *format;          /* ["text"] "text", "brief" (the first table alone), "json" or "markdown" */
     const char *policy_settings; /* as in deputy_options */
     deputy_gate gate;            /* as in deputy_options */
     uint32_t timeout_ms;         /* [60000] */

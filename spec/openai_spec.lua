@@ -104,6 +104,21 @@ describe("the openai provider", function()
     assert.is_nil(why:find("sk-", 1, true))
   end)
 
+  it("keeps its key out of what it says of an error", function()
+    local provider = make{ model = "qwen3", api_key = "sk-local-secret" }
+    for _, body in ipairs{
+      '{"error":{"message":"Incorrect API key provided: sk-local-secret.","code":"invalid_api_key"}}',
+      '{"error":{"message":"no","code":"sk-local-secret"}}',
+    } do
+      server:set{ steps = { status = 401, headers = { ["Content-Type"] = "application/json" }, body = body } }
+      local _, failure = provider:complete(chat("hello"))
+      assert.equal(401, failure.status)
+      for _, text in ipairs{ failure.message, failure.code or "" } do
+        assert.is_nil(text:find("sk-local-secret", 1, true), text)
+      end
+    end
+  end)
+
   it("streams", function()
     local body = '{"model":"claude","stream":true,"messages":[]}'
     local reply = assert(make{ model = "tiny" }:complete(body))

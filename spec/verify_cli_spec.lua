@@ -71,6 +71,15 @@ describe("deputy verify", function()
 
   local function write(name, text) return tmp.write(dir, name, text) end
 
+  it("tells the first requests alone, and with -v what becomes of later ones", function()
+    local brief, long = verify("--depth", "2"), verify("--depth", "2", "-v")
+    assert.same({ 0, 0 }, { brief.status, long.status })
+    assert.is_true(#brief.stdout < #long.stdout)
+    assert.is_nil(brief.stdout:find("otherwise after:", 1, true))
+    assert.is_truthy(brief.stdout:find("deputy verify -v", 1, true))
+    assert.is_truthy(long.stdout:find("The next request is decided otherwise after:", 1, true))
+  end)
+
   it("exits 0 for a policy that fails closed, and says within which bounds", function()
     write("good.lua", GOOD)
     local r = verify("good.lua", "--depth", "2")

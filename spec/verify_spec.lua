@@ -326,6 +326,6 @@ describe("a report", function()
   end)
 
   it("has no other shape", function()
-    assert.has_error(function() verify.format(good, "xml") end, 'expected "text", "json" or "markdown", got "xml"')
+    assert.has_error(function() verify.format(good, "xml") end, 'expected "text", "brief", "json" or "markdown", got "xml"')
   end)
 end)

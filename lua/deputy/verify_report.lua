@@ -204,7 +204,26 @@ local function finding_text(lines, finding, head)
   end
 end
 
-local function as_text(report)
+-- After which requests the script decides otherwise, and how then.
+local function others_text(lines, report)
+  for i = 1, math.min(#report.others, 3) do
+    local other = report.others[i]
+    put(lines, "")
+    put(lines, "The next request is decided otherwise after:")
+    for _, step in ipairs(other.after) do
+      for _, line in ipairs(wrap(step, WIDTH, "    ", "  - ")) do put(lines, line) end
+    end
+    put(lines, "")
+    table_text(lines, other.table, "  ")
+  end
+  if #report.others > 3 then
+    put(lines, "")
+    local more = plural(#report.others - 3, "more moment")
+    put(lines, "(and " .. more .. " in which it decides otherwise: the JSON report has them)")
+  end
+end
+
+local function head_text(report)
   local lines = {}
   put(lines, report.name .. ": " .. verdict(report))
   put(lines, bounds(report) .. " (" .. effort(report) .. ")")
@@ -220,20 +239,23 @@ local function as_text(report)
     put(lines, "")
     table_text(lines, report.table, "  ")
   end
-  for i = 1, math.min(#report.others, 3) do
-    local other = report.others[i]
+  return lines
+end
+
+local function as_text(report)
+  local lines = head_text(report)
+  others_text(lines, report)
+  return table.concat(lines, "\n") .. "\n"
+end
+
+local function as_brief(report)
+  local lines = head_text(report)
+  if #report.others > 0 then
     put(lines, "")
-    put(lines, "The next request is decided otherwise after:")
-    for _, step in ipairs(other.after) do
-      for _, line in ipairs(wrap(step, WIDTH, "    ", "  - ")) do put(lines, line) end
-    end
-    put(lines, "")
-    table_text(lines, other.table, "  ")
-  end
-  if #report.others > 3 then
-    put(lines, "")
-    local more = plural(#report.others - 3, "more moment")
-    put(lines, "(and " .. more .. " in which it decides otherwise: the JSON report has them)")
+    local moments = plural(#report.others, "moment")
+    local text = ("Those are the requests at first. What came before can change that: there are %s after which the " ..
+      "next request is decided otherwise (deputy verify -v).")
+    for _, line in ipairs(wrap(text:format(moments), WIDTH, "")) do put(lines, line) end
   end
   return table.concat(lines, "\n") .. "\n"
 end
@@ -342,11 +364,11 @@ local function as_json(report)
   return encode(members) .. "\n"
 end
 
-local FORMATS = { text = as_text, json = as_json, markdown = as_markdown }
+local FORMATS = { text = as_text, brief = as_brief, json = as_json, markdown = as_markdown }
 
 function M.format(report, how)
   local f = FORMATS[how or "text"]
-  if not f then error(('expected "text", "json" or "markdown", got %q'):format(tostring(how)), 2) end
+  if not f then error(('expected "text", "brief", "json" or "markdown", got %q'):format(tostring(how)), 2) end
   return f(report)
 end
 

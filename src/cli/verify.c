@@ -10,7 +10,7 @@ static int verify(const struct options *options, const char *script, const deput
     char *report;
     bool fail_closed;
     o.depth = options->depth;
-    o.format = options->json ? "json" : options->markdown ? "markdown" : "text";
+    o.format = options->json ? "json" : options->markdown ? "markdown" : options->verbose ? "text" : "brief";
     o.policy_settings = engine ? engine->policy_settings : NULL;
     o.gate = engine ? engine->gate : DEPUTY_GATE_PROBE;
     o.timeout_ms = options->timeout_ms;
@@ -48,10 +48,11 @@ const struct command verify_command = {
     .operands = "[SCRIPT]",
     .n_operands = 1,
     .n_optional = 1,
-    .accepts = OPTION_CONFIG | OPTION_DEPTH | OPTION_JSON | OPTION_MARKDOWN | OPTION_TIMEOUT,
+    .accepts = OPTION_CONFIG | OPTION_DEPTH | OPTION_JSON | OPTION_MARKDOWN | OPTION_TIMEOUT | OPTION_VERBOSE,
     .about = "Runs a policy script against a simulated world, without any network: every outcome of the primary, the\n"
              "probe and the local providers, several requests in a row. Prints the decision table that it found and\n"
-             "every way in which the script does not fail closed, each with the shortest sequence that shows it.\n\n"
+             "every way in which the script does not fail closed, each with the shortest sequence that shows it.\n"
+             "-v adds what comes of requests before: after which of them the next one is decided otherwise.\n\n"
              "With SCRIPT alone the default settings count; with -c FILE those of that configuration. Without SCRIPT\n"
              "it is the configuration's script, or the one that came with deputy.\n",
     .exits = "  0  fails closed in every world that was looked at\n  1  it does not, or it could not be run\n"

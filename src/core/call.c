@@ -90,6 +90,7 @@ void call_free(struct deputy_call *call)
     header_list_free(&call->head);
     buffer_free(&call->held);
     sse_free(&call->sse);
+    free(call->key);
     deputy_provider_unref(call->provider);
     pool_give(&call->engine->call_pool, call);
 }

@@ -55,6 +55,7 @@ struct deputy_call {
     bool lingering;         /* all that matters has come; a clean end is awaited for a moment */
     deputy_request request; /* what the provider is asked; borrowed from the owner */
     void *data;             /* the provider's */
+    char *key;              /* that the provider is asked with, or NULL: for no message */
     struct permit permit;   /* CALL_LOCAL: what it was dispatched on */
     struct claim claim;
 

@@ -78,15 +78,23 @@ int reply_take_head(struct deputy_call *call, int status, const deputy_header *h
 
 /* ---- what it turns out to be ------------------------------------------------------------------------------------ */
 
-/* An upstream may repeat the token in its error; the caller gets that as it came, but logs and scripts read this. */
+static bool holds(const char *text, const char *secret)
+{
+    return secret && secret[0] && strstr(text, secret);
+}
+
+/* An upstream may repeat the token or the key in its error; the caller gets that as it came, but logs and scripts read
+ * this. */
 static void set_words(struct deputy_call *call, deputy_failure_kind kind, const char *code, const char *message)
 {
     const char *token = call->request.bearer_token;
     int64_t wait = call->failure.retry_after_ms;
-    if (token && strstr(code, token))
+    if (holds(code, token) || holds(code, call->key))
         code = "";
-    if (token && strstr(message, token))
+    if (holds(message, token))
         message = "(not shown: it holds the caller's token)";
+    else if (holds(message, call->key))
+        message = "(not shown: it holds the provider's key)";
     failure_set(&call->failure, kind, call->status, code, "%s", message);
     call->failure.retry_after_ms = wait;
 }

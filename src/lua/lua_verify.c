@@ -207,9 +207,10 @@ int deputy_verify_policy(const deputy_verify_options *options, const char *path,
                          "DEPUTY_INIT(deputy_verify_options)",
                          sizeof(*o), o->size);
     const char *format = o->format ? o->format : "text";
-    if (strcmp(format, "text") != 0 && strcmp(format, "json") != 0 && strcmp(format, "markdown") != 0)
-        return error_set(error, DEPUTY_EINVAL, "format: expected \"text\", \"json\" or \"markdown\", got \"%s\"",
-                         format);
+    if (strcmp(format, "text") != 0 && strcmp(format, "brief") != 0 && strcmp(format, "json") != 0 &&
+        strcmp(format, "markdown") != 0)
+        return error_set(error, DEPUTY_EINVAL,
+                         "format: expected \"text\", \"brief\", \"json\" or \"markdown\", got \"%s\"", format);
     if (o->depth > 6)
         return error_set(error, DEPUTY_EINVAL, "depth: expected 1 to 6 requests in a row, got %u", o->depth);
     int code = lua_policy_read(path, &text, &len, error);
