@@ -48,10 +48,11 @@ static char answer[] = "{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"
                        "{\"role\":\"assistant\",\"content\":\"At once.\"}}]}";
 static const char *words[] = {"One ", "thing ", "at ", "a ", "time.", NULL};
 
-/* Further fields: list_models, is_available, cancel, resume, destroy. */
+/* Further fields: list_models, is_available, cancel, resume, destroy, primary_failed, withdrawn. */
 static const deputy_provider_vtable kinds[2] = {
-    {DEPUTY_PROVIDER_ABI, sizeof(kinds[0]), 0, answer_at_once, NULL, NULL, NULL, NULL, NULL},
-    {DEPUTY_PROVIDER_ABI, sizeof(kinds[0]), DEPUTY_PROVIDER_BLOCKS, answer_slowly, NULL, NULL, NULL, NULL, NULL}};
+    {DEPUTY_PROVIDER_ABI, sizeof(kinds[0]), 0, answer_at_once, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
+    {DEPUTY_PROVIDER_ABI, sizeof(kinds[0]), DEPUTY_PROVIDER_BLOCKS, answer_slowly, NULL, NULL, NULL, NULL, NULL, NULL,
+     NULL}};
 
 static int print_bytes(void *user, const void *bytes, size_t len)
 {

@@ -5,6 +5,7 @@ local cjson = require "cjson"
 local centrals = require "spec.support.central"
 local gateway = require "spec.support.gateway"
 local peers = require "spec.support.peers"
+local postgres = require "spec.support.postgres"
 local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 
@@ -264,6 +265,8 @@ end
 describe("deputy central", function()
   local dir
 
+  teardown(postgres.stop)
+
   before_each(function() dir = tmp.dir() end)
 
   after_each(function()
@@ -332,6 +335,25 @@ describe("deputy central", function()
     assert.equal(1, run("backup", dir .. "/copy.db", "--db", central.db).status)
     assert.matches("^%d+\n$", run("migrate", "--db", central.db).stdout)
     assert.equal(2, cjson.decode(run("--json", "status", "--db", central.db).stdout).users)
+  end)
+
+  it("works on PostgreSQL as on SQLite", function()
+    local url = postgres.database()
+    local function on(...)
+      local r = run("--db", url, ...)
+      assert.equal(0, r.status, r.stderr)
+      return r.stdout
+    end
+    assert.matches("^dpt_%w+_%w+\n$", on "init")
+    id_of(on("llm", "create", "claude", "--url", UPSTREAM))
+    id_of(on("user", "create", "alice"))
+    on("grant", "--user", "alice", "--role", "view", "--role", "run", "--llm", "claude")
+    on("token", "create", "--user", "alice", "--expires", "1d")
+    assert.matches("\n  token: %w+\n  binding: ", on("user", "delete", "alice", "--dry-run"))
+    on("user", "delete", "alice")
+    assert.equal("user.delete", cjson.decode(on("--json", "audit"))[1].action)
+    assert.equal(1, #cjson.decode(on("--json", "bindings", "list")))
+    assert.equal(1, run("--db", url, "init").status)
   end)
 
   it("needs one place to work on", function()

@@ -256,6 +256,15 @@ describe("an installed copy", function()
     os.remove(config)
   end)
 
+  it("has the control plane's commands", function()
+    local function deputy(...)
+      return run{ cwd = dest, env = { DEPUTY_LUA = false }, prefix .. "/bin/deputy", ... }.stdout
+    end
+    assert.matches("^dpt_%w+_%w+\n$", deputy("central", "init", "--db", "sqlite:central.db"))
+    assert.matches("\nadmin ", deputy("central", "user", "list", "--db", "sqlite:central.db"))
+    assert.matches("^Usage: deputy contract", deputy("contract", "--help"))
+  end)
+
   it("goes away with make uninstall", function()
     make "uninstall"
     local left = run{ "find", prefix, "!", "-type", "d" }.stdout

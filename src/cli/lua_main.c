@@ -117,8 +117,18 @@ static int run(lua_State *L)
     return 0;
 }
 
+/* A library that is not installed is no mistake of the program: its name is enough. */
 static int explain(lua_State *L)
 {
+    const char *text = luaL_tolstring(L, 1, NULL), *name = strstr(text, "module '");
+    if (name && strstr(name, "' not found:")) {
+        lua_pushlstring(L, name, strcspn(name + 8, "'") + 9);
+        lua_pushfstring(L,
+                        "the Lua %s is not installed: it is in one of Debian's packages lua-argparse, lua-socket, "
+                        "lua-sec, lua-luaossl, lua-dbi-sqlite3 and lua-dbi-postgresql",
+                        lua_tostring(L, -1));
+        return 1;
+    }
     luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
     return 1;
 }
