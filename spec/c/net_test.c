@@ -1075,6 +1075,76 @@ static void test_lent_loop(void **state)
     loop_free(NULL);
 }
 
+/* Our end of a connection to that port. */
+static int socket_to(int port)
+{
+    for (int fd = 3; fd < 256; fd++) {
+        struct sockaddr_in address;
+        socklen_t size = sizeof address;
+        if (getpeername(fd, (struct sockaddr *)&address, &size) == 0 && address.sin_family == AF_INET &&
+            ntohs(address.sin_port) == port)
+            return fd;
+    }
+    fail_msg("no connection to port %d", port);
+    return -1;
+}
+
+/* Takes what is free below this number, so that it is the next one. */
+static size_t fill_below(int number, int *held, size_t most)
+{
+    size_t n = 0;
+    int fd;
+    while ((fd = dup(2)) >= 0 && fd < number && n < most)
+        held[n++] = fd;
+    assert_int_equal(fd, number);
+    close(fd);
+    return n;
+}
+
+/* A descriptor that the first has closed may be the second's when the first is freed: its number comes again. */
+static void test_two_on_a_lent_loop(void **state)
+{
+    (void)state;
+    uv_loop_t uv;
+    struct loop *first, *second;
+    int held[64];
+    assert_int_equal(uv_loop_init(&uv), 0);
+    assert_int_equal(loop_new(&uv, &first), DEPUTY_OK);
+    assert_int_equal(loop_new(&uv, &second), DEPUTY_OK);
+    struct peer one = {.script = {{"<", "~50", ">HTTP/1.1 204 No Content\r\n\r\n", "$"}}};
+    struct peer two = {.script = {{"<", ">HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "~400", ">world", "$"}}};
+    peer_start(&one);
+    peer_start(&two);
+    struct call calls[2] = {{0}};
+    struct http_request request = request_for(&calls[0], first, "GET", url_of(&one, "/"));
+    request.fresh = true;
+    call_start(&calls[0], &request);
+    while (!calls[0].asked)
+        uv_run(&uv, UV_RUN_ONCE);
+    int number = socket_to(one.port);
+    call_wait(&calls[0]);
+    size_t n_held = fill_below(number, held, sizeof held / sizeof held[0]);
+    request = request_for(&calls[1], second, "GET", url_of(&two, "/"));
+    request.connect_ms = request.total_ms; /* at a deadline libcurl looks at the socket unasked */
+    call_start(&calls[1], &request);
+    while (calls[1].len < 5)
+        uv_run(&uv, UV_RUN_ONCE);
+    assert_int_equal(socket_to(two.port), number);
+    loop_free(first);
+    call_wait(&calls[1]);
+    assert_int_equal(calls[1].result.end, HTTP_COMPLETE);
+    assert_string_equal(calls[1].body, "helloworld");
+    loop_free(second);
+    assert_int_equal(uv_loop_close(&uv), 0);
+    while (n_held > 0)
+        close(held[--n_held]);
+    for (int i = 0; i < 2; i++) {
+        peer_join(i ? &two : &one);
+        call_free(&calls[i]);
+        peer_free(i ? &two : &one);
+    }
+}
+
 static void test_many_at_once(void **state)
 {
     (void)state;
@@ -1440,6 +1510,7 @@ int main(void)
         cmocka_unit_test(test_cancel_at_any_moment),
         cmocka_unit_test(test_start_from_inside),
         cmocka_unit_test(test_lent_loop),
+        cmocka_unit_test(test_two_on_a_lent_loop),
         cmocka_unit_test(test_many_at_once),
         cmocka_unit_test(test_probe_late_body),
         cmocka_unit_test(test_probe_without_io),
