@@ -173,6 +173,14 @@ describe("a managed provider behind deputy serve", function()
     assert.equal(0, central:count())
   end)
 
+  it("is started by an outage when that is wanted, and even then hears nothing from a caller who may not", function()
+    local gw = start{ prewarm = "on-failure" }
+    local refused = gw:chat({}, { Authorization = "Bearer tok-b" })
+    assert.same({ 503, "the central is down" }, { refused.status, cjson.decode(refused.body).error.message })
+    assert.is_true(gateway.wait_until(function() return count("start") == 1 end, 5000))
+    assert.equal(0, count("post"))
+  end)
+
   it("is stopped when nobody uses it, and started again for the next caller", function()
     local gw = start{ idleTimeoutMinutes = 0.005 }
     assert.equal(200, gw:chat().status)
@@ -238,6 +246,21 @@ describe("a managed provider behind deputy serve", function()
     gw:write(config{ { name = "e", type = "echo" } })
     gw:signal("sighup")
     assert.is_true(all_gone(family()))
+  end)
+
+  it("is exchanged on a port of its own, too", function()
+    local port = peers.start{}.port
+    peers.stop_all()
+    start_central()
+    local restart = { attempts = 20, backoffMs = 50 }
+    local gw = start{ port = port, prewarm = "at-start", restart = restart }
+    assert.is_true(gateway.wait_until(function() return count("start") == 1 end, 5000))
+    gw:write(config{ provider({ port = port, prewarm = "at-start", restart = restart }, "--print", "another") })
+    gw:signal("sighup")
+    assert.is_true(all_gone{ notes("start")[1][2] })
+    local answer = answer_of(gw:chat())
+    local starts = notes("start")
+    assert.equal("hello from " .. starts[#starts][2], answer)
   end)
 
   it("says why it failed, and the caller gets the central's error", function()
@@ -419,6 +442,13 @@ describe("deputy ask", function()
     local r = shell.run(ask())
     assert.equal("hello from " .. notes("start")[1][2] .. "\n", r.stdout)
     assert.is_true(all_gone(family()))
+  end)
+
+  it("says why the server did not start", function()
+    local r = shell.run(ask({ restart = false }, "--exit", "3"))
+    assert.same({ 1, "" }, { r.status, r.stdout })
+    assert.matches("deputy: warning: tiny: [^\n]*exit status 3", r.stderr)
+    assert.matches("deputy ask: claude: the central answered 503 %(outage%): the central is down", r.stderr)
   end)
 
   it("starts nothing beforehand, whatever prewarm says", function()

@@ -5,14 +5,23 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char *const levels[] = {"error", "warning", "info", "debug"};
+
 static void on_log(void *user, deputy_log_level level, const char *text)
 {
-    static const char *const levels[] = {"error", "warning", "info", "debug"};
     struct host *host = user;
     if (level > (host->options->verbose ? DEPUTY_LOG_DEBUG : DEPUTY_LOG_WARN))
         return;
     progress_clear(&host->progress);
     fprintf(stderr, "deputy: %s: %s\n", levels[level], text);
+}
+
+/* From the library's own thread: the line of progress is the other one's, so it is only written over. */
+static void on_server_log(void *user, deputy_log_level level, const char *text)
+{
+    const struct host *host = user;
+    if (level <= (host->options->verbose ? DEPUTY_LOG_DEBUG : DEPUTY_LOG_WARN))
+        fprintf(stderr, "%sdeputy: %s: %s\n", host->progress.on ? "\r\x1b[K" : "", levels[level], text);
 }
 
 static int make_provider(const struct provider_config *p, const struct managed_set *set, deputy_provider **provider,
@@ -80,7 +89,7 @@ int host_open(const struct options *options, struct host *host)
     memset(host, 0, sizeof(*host));
     host->options = options;
     progress_init(&host->progress);
-    managed_pool_init(&host->pool, NULL, NULL);
+    managed_pool_init(&host->pool, on_server_log, host);
     host->pool.only_on_demand = true;
     int status = config_load(options, stderr, NULL, &host->config);
     if (status != STATUS_OK)
