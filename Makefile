@@ -129,7 +129,8 @@ $(BUILD)/deputy-supervisor: $(BUILD)/src/managed/supervisor.o $(BUILD)/src/manag
 # A test that includes failing_malloc.h says itself which allocation fails.
 WRAP_MALLOC := -Wl,--wrap=malloc,--wrap=realloc,--wrap=calloc,--wrap=strdup,--wrap=free
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
-	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) $^ -o $@ $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS) $(PARSER_LIBS)
+	$(CC) $(if $(shell grep -l 'failing_malloc\.h' $*.c),$(WRAP_MALLOC)) -Wl,--start-group $^ -Wl,--end-group -o $@ \
+	    $(ALL_LDFLAGS) $(CMOCKA) $(PKG_LIBS) $(PARSER_LIBS)
 
 # Without sanitizers: it is to crash as a program crashes.
 $(MODEL_SERVER): spec/support/model_server.c Makefile
@@ -143,6 +144,8 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
 $(BUILD)/spec/c/http1_test $(BUILD)/spec/fuzz/http1_fuzz: $(HTTP1_OBJ)
+$(BUILD)/spec/c/central_test: $(HTTP1_OBJ) $(patsubst %.c,$(BUILD)/%.o,$(addprefix src/central/,app.c counts.c upstreams.c) \
+    $(addprefix src/relay/,draft.c errors.c log.c))
 
 -include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(HTTP1_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(FUZZERS:=.d)
 .SECONDARY: $(TESTS:=.o) $(BENCHES:=.o) $(FUZZERS:=.o)
