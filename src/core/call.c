@@ -138,7 +138,8 @@ static void on_timer(void *user)
 {
     struct deputy_call *call = user;
     const char *code;
-    uint64_t limit, left;
+    uint64_t limit, left, now;
+    call->looks_at_us = 0;
     if (call->lingering) {
         call_stop(call);
         reply_take_end(call);
@@ -146,8 +147,10 @@ static void on_timer(void *user)
     }
     if (!call->live)
         return;
-    left = left_us(call, loop_now_us(), &limit, &code);
+    now = loop_now_us();
+    left = left_us(call, now, &limit, &code);
     if (left > 0) {
+        call->looks_at_us = now + left;
         timer_again(call->timer, left / 1000 + 1);
         return;
     }
@@ -170,8 +173,12 @@ static int arm(struct deputy_call *call, uint64_t ms)
 static int watch(struct deputy_call *call)
 {
     const char *code;
-    uint64_t limit, now = loop_now_us();
-    return arm(call, left_us(call, now, &limit, &code) / 1000 + 1);
+    uint64_t limit, now = loop_now_us(), ms = left_us(call, now, &limit, &code) / 1000 + 1;
+    /* One that comes too early looks again, so only an earlier one is worth the work. */
+    if (call->timer && call->looks_at_us && call->looks_at_us <= now + ms * 1000)
+        return DEPUTY_OK;
+    call->looks_at_us = now + ms * 1000;
+    return arm(call, ms);
 }
 
 void call_rewatch(struct deputy_call *call)
@@ -185,6 +192,7 @@ void call_linger(struct deputy_call *call, uint64_t ms)
     if (call->lingering)
         return;
     call->lingering = true;
+    call->looks_at_us = 0;
     arm(call, ms); /* without memory for a timer the leg's own deadline ends it */
 }
 

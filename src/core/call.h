@@ -67,6 +67,7 @@ struct deputy_call {
     deputy_failure failure;
 
     struct timer *timer;
+    uint64_t looks_at_us;       /* when the timer fires; 0: it does not */
     uint32_t limit_ms;          /* for the whole leg, until its reply is accepted; 0: none */
     uint64_t start_us, last_us; /* last_us: when something came */
     uint64_t sent_us;           /* from when the first byte is waited for */
