@@ -2,20 +2,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { WAIT_MS = 2000, SEEN_MS = 10000, MAX_USES = 256, MAX_DEPTH = 64 };
-
-extern char **environ;
 
 /* What each process has. */
 struct uses {
@@ -87,9 +87,12 @@ static bool read_all(int fd, char *text, size_t size)
 static void read_uses(const char *text, struct uses *uses)
 {
     for (uses->n = 0; text && uses->n < MAX_USES; text = strchr(text, '\n'), text = text ? text + 1 : NULL) {
-        long pid = 0;
-        unsigned long long mib = 0;
-        if (sscanf(text, "%ld, %llu", &pid, &mib) != 2 || pid <= 0 || mib > (1ull << 30))
+        char *comma, *end;
+        long pid = strtol(text, &comma, 10);
+        if (comma == text || *comma != ',' || pid <= 0 || pid > INT_MAX)
+            continue;
+        unsigned long long mib = strtoull(comma + 1, &end, 10);
+        if (end == comma + 1 || mib > (1ull << 30))
             continue;
         uses->each[uses->n].pid = (pid_t)pid;
         uses->each[uses->n++].bytes = (int64_t)(mib << 20);
@@ -122,7 +125,6 @@ static bool look(struct uses *uses)
 static pid_t parent_of(pid_t pid)
 {
     char path[64], text[512];
-    int parent = 0;
     snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -130,8 +132,8 @@ static pid_t parent_of(pid_t pid)
     ssize_t n = read(fd, text, sizeof(text) - 1);
     close(fd);
     text[n > 0 ? n : 0] = '\0';
-    const char *after_name = strrchr(text, ')'); /* a name may hold anything */
-    return after_name && sscanf(after_name, ") %*c %d", &parent) == 1 ? parent : 0;
+    const char *after_name = strrchr(text, ')'); /* a name may hold anything; ") S 123" */
+    return after_name && strlen(after_name) > 4 ? (pid_t)strtol(after_name + 4, NULL, 10) : 0;
 }
 
 static bool descends(pid_t pid, pid_t from)
