@@ -97,11 +97,16 @@ static bool read_key(const struct upstreams *u, const struct app_forward *f, cha
 
 /* ---- the cache --------------------------------------------------------------------------------------------------- */
 
+static void free_upstream(struct upstream *upstream)
+{
+    deputy_provider_unref(upstream->provider);
+    free(upstream);
+}
+
 static void forget(struct upstreams *u, struct upstream *upstream)
 {
     HASH_DEL(u->all, upstream);
-    deputy_provider_unref(upstream->provider);
-    free(upstream);
+    free_upstream(upstream);
 }
 
 static void forget_oldest(struct upstreams *u)
@@ -180,6 +185,10 @@ deputy_provider *upstreams_get(struct upstreams *u, const struct app_forward *f,
 
 void upstreams_clear(struct upstreams *u)
 {
-    while (u->all)
-        forget(u, u->all);
+    struct upstream *at = u->all, *next;
+    HASH_CLEAR(hh, u->all);
+    for (; at; at = next) {
+        next = at->hh.next;
+        free_upstream(at);
+    }
 }
