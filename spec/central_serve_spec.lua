@@ -4,6 +4,7 @@ local client = require "spec.support.client"
 local centrals = require "spec.support.central"
 local gateway = require "spec.support.gateway"
 local peers = require "spec.support.peers"
+local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 
 local KEY = "sk-upstream-very-secret"
@@ -479,6 +480,22 @@ describe("the process", function()
     assert.is_truthy(metrics:find('deputy_central_replies_total{method="POST",status="200"} 1', 1, true))
     assert.is_truthy(metrics:find("deputy_central_decision_seconds_count", 1, true))
     assert.is_nil(metrics:find("claude") or metrics:find("alice"))
+  end)
+
+  it("that cannot start says why in one line", function()
+    local dir = tmp.dir()
+    tmp.write(dir, "other.db", ("not a database "):rep(100))
+    local taken = peers.listener{}
+    for expected, args in pairs{
+      ["no such file"] = { "--listen", "127.0.0.1:0", "--db", "sqlite:" .. dir .. "/none/x.db" },
+      ["not a database"] = { "--listen", "127.0.0.1:0", "--db", "sqlite:" .. dir .. "/other.db" },
+      ["already in use"] = { "--listen", "127.0.0.1:" .. taken.port, "--db", "sqlite:" .. dir .. "/new.db" },
+    } do
+      local r = shell.run{ env = gateway.environment(dir), cwd = dir, timeout_ms = 20000, gateway.DEPUTY, "central",
+        "serve", table.unpack(args) }
+      assert.same({ 1, "" }, { r.status, r.stdout })
+      assert.matches("^deputy central serve: [^\n]*" .. expected .. "[^\n]*\n$", r.stderr)
+    end
   end)
 
   it("serves on a Unix socket too", function()

@@ -268,8 +268,10 @@ int central_run(const struct central_settings *settings)
     if (ok)
         serve(c);
     close_all(c);
-    if (!ok)
+    if (!ok) {
+        draft_clear(&c->log.lines); /* they say the same */
         say(problem);
+    }
     log_free(&c->log);
     free(c);
     return ok ? 0 : 1;
