@@ -102,7 +102,8 @@ local beside = nginx("proxy", ([[
     location / { proxy_pass http://streams; proxy_buffering off; proxy_read_timeout 600s; } }
 ]]):format(central, standin, stream_port, proxy, central), proxy)
 
--- The same failover as a script of HAProxy's; nil where there is none.
+-- The same three requests from a script of HAProxy's, with its own client: it keeps connections, but not that of the
+-- probe, which says that it is closed. nil where there is no HAProxy.
 local HAPROXY = [[
 core.register_service("failover", "http", function(applet)
   local body, headers = applet:receive(), { ["content-type"] = { "application/json" } }
@@ -236,6 +237,18 @@ local function compare(name, other, gw, llm, connections, bounds)
   figure(("%s: 99th percentile beside %s"):format(name, other.name), median(p99s), "x", bounds.p99, true)
 end
 
+-- ---- libcurl alone: what no gateway that is built on it can go below
+
+local function libcurl_alone(name, method, path, requests)
+  local found = {}
+  for _ = 1, ROUNDS do
+    local run = shell.run{ BUILD .. "/spec/bench/libcurl", ("http://127.0.0.1:%d%s"):format(central, path), method,
+      tostring(requests), timeout_ms = 60000 }
+    found[#found + 1] = assert(tonumber(run.stdout), run.stderr)
+  end
+  figure("libcurl alone, " .. name, median(found), "us")
+end
+
 -- ---- the first token, one stream after the other
 
 local function first_token_us(c, request)
@@ -326,6 +339,8 @@ local function main()
   local gw = serve(central)
   compare("pass-through", nginx_proxy, gw, "up", 32, { rate = 0.6, p99 = 2 })
   compare("failover, fresh probe", nginx_proxy, gw, "down", 32, { rate = 1.0 })
+  libcurl_alone("a request on a kept connection: CPU", "POST", "/api/v1/llms/up/infer", 10000 * SECONDS)
+  libcurl_alone("a HEAD on a new connection: CPU", "HEAD", "/api/v1/llms/down", 4000 * SECONDS)
   local script = haproxy()
   if script then
     script.name = "HAProxy Lua"

@@ -638,6 +638,50 @@ static void test_large_bodies(void **state)
 /* ---- one after the other
  * ------------------------------------------------------------------------------------------------- */
 
+/* Each piece leaves in the turn of the loop that it was written in, behind the right size: one to four digits, and one
+ * that is too large to wait for company. */
+static void test_pieces_of_one_turn_leave_as_one_chunk(void **state)
+{
+    static const size_t turns[][2] = {{1, 0}, {8, 8}, {300, 0}, {10000, 6000}, {20000, 0}, {5, 16380}};
+    static char bytes[20000], expected[64000];
+    struct bed bed;
+    size_t at = 0;
+    const char *reply;
+    int fd;
+
+    (void)state;
+    memset(bytes, 'x', sizeof(bytes));
+    bed_open(&bed, "127.0.0.1:0", NULL);
+    fd = dial(&bed);
+    say(&bed, fd, "GET /hold HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n");
+    assert_non_null(bed.held);
+    assert_int_equal(http1_head(bed.held, 200, NULL, 0, HTTP1_CHUNKED), 0);
+    for (size_t i = 0; i < sizeof(turns) / sizeof(turns[0]); i++) {
+        bool apart = turns[i][0] + turns[i][1] > 16384;
+
+        for (size_t j = 0; j < 2; j++) {
+            size_t n = apart || j > 0 ? turns[i][j] : turns[i][0] + turns[i][1];
+
+            if (turns[i][j] > 0) {
+                assert_true(http1_write(bed.held, bytes, turns[i][j]));
+            }
+            if (n > 0 && (apart || j == 0)) {
+                at += (size_t)sprintf(expected + at, "%zx\r\n%.*s\r\n", n, (int)n, bytes);
+            }
+        }
+        nap(&bed, 1);
+    }
+    at += (size_t)sprintf(expected + at, "0\r\n\r\n");
+    http1_end(bed.held);
+    bed.held = NULL;
+    reply = strstr(hear_all(&bed, fd), "\r\n\r\n");
+    assert_non_null(reply);
+    assert_int_equal(strlen(reply + 4), at);
+    assert_string_equal(reply + 4, expected);
+    close(fd);
+    bed_close(&bed);
+}
+
 static void test_pipelined_requests_wait_for_their_turn(void **state)
 {
     struct bed bed;
@@ -1754,6 +1798,7 @@ int main(void)
         cmocka_unit_test(test_requests_cut_at_every_byte),
         cmocka_unit_test(test_what_a_handler_sees),
         cmocka_unit_test(test_large_bodies),
+        cmocka_unit_test(test_pieces_of_one_turn_leave_as_one_chunk),
         cmocka_unit_test(test_pipelined_requests_wait_for_their_turn),
         cmocka_unit_test(test_many_pipelined_requests_do_not_pile_up),
         cmocka_unit_test(test_heads_of_replies),
