@@ -151,6 +151,7 @@ end
 
 header "include/deputy.h"
 header "include/deputy/provider.h"
+header "include/deputy/managed.h"
 module "lua/deputy/meta.lua"
 
 local version = read("include/deputy.h"):match('#define DEPUTY_VERSION "(.-)"')

@@ -13,7 +13,7 @@ describe("the reference page", function()
 
   it("has every function of the headers, with what it does", function()
     local count = 0
-    for _, path in ipairs{ "include/deputy.h", "include/deputy/provider.h" } do
+    for _, path in ipairs{ "include/deputy.h", "include/deputy/provider.h", "include/deputy/managed.h" } do
       for name in tmp.read(path):gmatch("DEPUTY_API [^;{]-(deputy_[%w_]+)%(") do
         assert.matches(name .. "(", page, 1, true)
         count = count + 1

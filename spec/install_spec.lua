@@ -72,6 +72,7 @@ describe("an installed copy", function()
     for _, path in ipairs{
       "include/deputy.h", "include/deputy/provider.h", "lib/libdeputy.a", "lib/libdeputy.so", "lib/libdeputy.so.0",
       "lib/pkgconfig/deputy.pc", "bin/deputy", "lib/lua/5.4/deputy.so", "share/deputy/lua/router.lua",
+      "include/deputy/managed.h", "lib/deputy/deputy-supervisor",
     } do
       assert.is_true(exists(prefix .. "/" .. path), path)
     end
@@ -262,7 +263,7 @@ describe("an installed copy", function()
     end
     assert.matches("^dpt_%w+_%w+\n$", deputy("central", "init", "--db", "sqlite:central.db"))
     assert.matches("\nadmin ", deputy("central", "user", "list", "--db", "sqlite:central.db"))
-    assert.matches("^Usage: deputy contract", deputy("contract", "--help"))
+    assert.matches("^usage: deputy contract", deputy("contract", "--help"))
   end)
 
   it("goes away with make uninstall", function()
