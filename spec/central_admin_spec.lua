@@ -288,7 +288,7 @@ describe("deputy central", function()
       command[#command + 1] = "--help"
       local help = run(table.unpack(command))
       assert.equal(0, help.status)
-      assert.matches("^Usage: deputy central", help.stdout)
+      assert.matches("^usage: deputy central", help.stdout)
     end
   end)
 

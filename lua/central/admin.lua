@@ -24,8 +24,8 @@ exit codes:
   2  wrong arguments
 
 example:
+  deputy central init --db sqlite:central.db > admin.token
   export DEPUTY_CENTRAL_DB=sqlite:central.db
-  deputy central init > admin.token
   deputy central llm create claude --url https://api.example/v1 --api-key-env API_KEY
   deputy central user create alice
   deputy central grant --user alice --role view --role run --llm claude

@@ -37,7 +37,9 @@ function arguments.parse(parser, args)
   asked = nil
   local run, ok, result = pcall(parser.pparse, parser, args)
   if asked then
-    print(asked:get_help())
+    -- In the words of the commands that C reads the arguments of.
+    print((("\n" .. asked:get_help()):gsub("\n(%u%l+):%f[%s]", function(word) return "\n" .. word:lower() .. ":" end)
+      :gsub("^\n", "")))
     return nil, 0
   end
   if not run then error(ok, 0) end
