@@ -25,6 +25,7 @@
 -- No message ever holds the value of a token or key, nor that of a ...File, where people put tokens by mistake.
 local cjson = require "cjson"
 local json_map = require "deputy.json_map"
+local managed_keys = require "deputy.managed_keys"
 local nearest = require "deputy.nearest"
 local presets = require "deputy.presets"
 local web_address = require "deputy.web_address"
@@ -34,8 +35,6 @@ local config = {}
 local MAX_CONFIG_BYTES = 1024 * 1024
 local MAX_SECRET_BYTES = 8192
 local MAX_NAME_BYTES = 128
-local MAX_ARGUMENTS = 1024
-local MAX_ARGUMENT_BYTES = 128 * 1024 - 1 -- what Linux takes: MAX_ARG_STRLEN, with the NUL
 local DAY_MS = 86400000
 local GIB = 1024 * 1024 * 1024
 
@@ -50,10 +49,8 @@ local function kind(name)
 end
 
 local text, name, names, path, url = kind "text", kind "name", kind "names", kind "path", kind "url"
-local integer, number, choice, list = kind "integer", kind "number", kind "choice", kind "list"
+local integer, choice, list = kind "integer", kind "choice", kind "list"
 local template, routes, address, settings = kind "template", kind "routes", kind "address", kind "settings"
-local arguments, environment, restart = kind "arguments", kind "environment", kind "restart"
-local model_or_path = kind "model_or_path"
 local secret = kind "secret" -- also comes as ...File
 local variant = kind "variant" -- an object whose other keys depend on its "type"
 
@@ -61,54 +58,11 @@ local function object(fields) return { kind = "object", fields = fields } end
 
 local function ms(default) return integer{ min = 1, max = DAY_MS, default = default } end
 
--- A provider whose server deputy starts itself: what all of them have, and own.
-local function managed(type_, own)
-  local fields = {
-    port = integer{ min = 1, max = 65535 }, cwd = path(), apiKey = secret(), env = environment{ type = type_ },
-    healthPath = template{ default = presets.health_path[type_] },
-    readySeconds = integer{ min = 1, max = 86400, default = 600 },
-    idleTimeoutMinutes = number{ above = 0, max = 10080, off = "never", default = 15 },
-    stopGraceSeconds = number{ above = 0, max = 600, default = 10 },
-    restart = restart(),
-    prewarm = choice{ "on-demand", "on-failure", "at-start", default = "on-demand" },
-    maxConcurrent = integer{ min = 1, max = 100000, default = 16 },
-    maxQueued = integer{ min = 1, max = 1000000, default = 1024 },
-  }
-  for field, spec in pairs(own) do fields[field] = spec end
-  return fields
-end
-
-local function extra(type_) return arguments{ type = type_ } end
-local function count(max) return integer{ min = 1, max = max } end
-
-local restart_fields = {
-  attempts = integer{ min = 1, max = 1000, default = 3 }, backoffMs = integer{ min = 1, max = 60000, default = 1000 },
-}
-
 local provider = variant{
-  common = { name = name{ required = true }, failoverFor = names() },
-  types = {
-    openai = { url = url{ required = true }, model = text(), apiKey = secret(), caFile = path() },
-    echo = {},
-    managed = managed("managed", {
-      command = arguments{ required = true, command = true, type = "managed" }, model = text(),
-      basePath = template{ default = "/v1" },
-    }),
-    ["vllm-managed"] = managed("vllm-managed", {
-      model = model_or_path{ required = true }, venvPath = path(), gpuMemoryUtilization = number{ above = 0, max = 1 },
-      maxModelLen = count(100000000), tensorParallelSize = count(1024), extraArgs = extra "vllm-managed",
-    }),
-    ["llama-server"] = managed("llama-server", {
-      model = path{ required = true }, executable = kind "executable"(), contextSize = count(100000000),
-      gpuLayers = integer{ min = 0, max = 100000 }, parallel = count(1024), threads = count(4096),
-      extraArgs = extra "llama-server",
-    }),
-    ollama = managed("ollama", {
-      model = text{ required = true }, executable = kind "executable"(), modelsPath = path(),
-      contextSize = count(100000000),
-    }),
-  },
+  common = { name = name{ required = true }, failoverFor = names() }, types = managed_keys.types(kind),
 }
+provider.types.openai = { url = url{ required = true }, model = text(), apiKey = secret(), caFile = path() }
+provider.types.echo = {}
 
 config.kinds = {
   object = object, text = text, integer = integer, choice = choice, address = address, path = path, secret = secret,
@@ -218,7 +172,7 @@ function Reader:value(spec, value, key, place)
     if spec.kind == "address" then return value and self:default_address(value) end
     if spec.kind == "list" then return {} end
     if spec.kind == "routes" or spec.kind == "settings" then return read[spec.kind](self, spec, {}, key, nil) end
-    if spec.kind == "restart" then return self:fields(restart_fields, {}, key, nil) end
+    if spec.kind == "restart" then return self:fields(spec.fields, {}, key, nil) end
     return value
   end
   return read[spec.kind](self, spec, value, key, place)
@@ -466,21 +420,6 @@ function read.path(self, spec, value, key, place)
   return expanded
 end
 
--- A name is looked up in PATH; what has a slash in it is a path like any other.
-function read.executable(self, spec, value, key, place)
-  if type(value) == "string" and not value:find("[/~$]") then return read.text(self, spec, value, key, place) end
-  return read.path(self, spec, value, key, place)
-end
-
--- "Qwen/Qwen3-0.6B" is a model's name, "~/models/qwen" and "./qwen" are paths.
-function read.model_or_path(self, spec, value, key, place)
-  if type(value) == "string" and not value:find("^[./~$]") then
-    if value:sub(1, 1) == "-" then return self:problem(key, place, 'a model\'s name cannot begin with "-"') end
-    return read.text(self, spec, value, key, place)
-  end
-  return read.path(self, spec, value, key, place)
-end
-
 function Reader:default_address(value)
   local path_ = value:match("^unix:(.*)$")
   if not path_ then return value end
@@ -500,99 +439,6 @@ function read.address(self, spec, value, key, place)
   local host, port = web_address.split_host(value)
   if spec.tcp and host and port and web_address.port_ok(port, 0) then return value end
   return self:problem(key, place, spec.tcp and 'expected "HOST:PORT" or "unix:PATH"' or 'expected "unix:PATH"')
-end
-
--- ---- what is started ------------------------------------------------------------------------------------------------
-
-function read.restart(self, _, value, key, place)
-  if value == false then return { attempts = 1, backoffMs = restart_fields.backoffMs.default } end
-  if not is_object(value, place) then
-    return self:expected(key, place, "an object, or false for no second start", value)
-  end
-  return self:fields(restart_fields, value, key, place)
-end
-
--- Arguments are full of braces that mean something to others: only what is nearly one of our words is a mistake.
-local function misspelled_word(value)
-  for word in value:gmatch("{(%a+)}") do
-    for _, known in ipairs(presets.words) do
-      if word ~= known and nearest.distance(word, known) <= 1 then return word, known end
-    end
-  end
-end
-
--- As an argument or the value of a variable: any bytes but NUL.
-function Reader:argument(value, key, place)
-  if type(value) ~= "string" then return self:expected(key, place, "a string", value) end
-  if value:find("\0", 1, true) then return self:problem(key, place, "must not hold a NUL byte") end
-  if #value > MAX_ARGUMENT_BYTES then
-    return self:problem(key, place, "must not be longer than %d bytes", MAX_ARGUMENT_BYTES)
-  end
-  local word, known = misspelled_word(value)
-  if word then return self:problem(key, place, '"{%s}" is not known: did you mean "{%s}"?', printable(word), known) end
-  return value
-end
-
-function Reader:extra_argument(spec, value, key, place)
-  value = self:argument(value, key, place)
-  local flag = value and presets.reserved_flag(spec.type, value)
-  if flag then return self:problem(key, place, "deputy sets %s itself: leave it out", flag) end
-  if value and value:find("{apiKey}", 1, true) then
-    self:warn(key, place,
-      "every user of this machine can read arguments: put {apiKey} into env if the program takes it there")
-  end
-  return value
-end
-
-function read.arguments(self, spec, value, key, place)
-  if type(value) ~= "table" or place.kind ~= "array" then
-    return self:expected(key, place, "an array of strings: the program and its arguments, as without a shell", value)
-  end
-  if spec.command and #value == 0 then return self:problem(key, place, "must not be empty") end
-  if #value > MAX_ARGUMENTS then
-    return self:problem(key, place, "expected at most %d arguments, got %d", MAX_ARGUMENTS, #value)
-  end
-  local out = {}
-  for i, each in ipairs(value) do
-    local item_key, item_place = ("%s[%d]"):format(key, i - 1), place.items[i]
-    if spec.command and i == 1 then
-      out[i] = read.executable(self, {}, each, item_key, item_place)
-    else
-      out[i] = self:extra_argument(spec, each, item_key, item_place)
-    end
-  end
-  return out
-end
-
-function read.environment(self, spec, value, key, place)
-  if not is_object(value, place) then
-    return self:expected(key, place, "an object from names of variables to strings", value)
-  end
-  local reserved, out = {}, {}
-  for _, variable in ipairs(presets.reserved[spec.type].env) do reserved[variable] = true end
-  for _, variable in ipairs(sorted_keys(value)) do
-    local field_key, field_place = join(key, printable(variable)), place.fields[variable]
-    if not variable:find("^[%a_][%w_]*$") then
-      self:problem(field_key, field_place, "expected the name of a variable: letters, digits and _")
-    elseif reserved[variable] then
-      self:problem(field_key, field_place, "deputy sets it itself: leave it out")
-    end
-    out[variable] = self:argument(value[variable], field_key, field_place)
-  end
-  return out
-end
-
--- Two servers cannot have one port.
-function Reader:check_ports(providers, place)
-  local first = {}
-  for i, each in ipairs(providers) do
-    local taken = each.port and first[each.port]
-    if taken then
-      self:problem(("providers[%d].port"):format(i - 1), place.items[i].fields.port,
-        "%d is also the port of providers[%d]: leave both out, and free ones are picked", each.port, taken - 1)
-    end
-    if each.port then first[each.port] = taken or i end
-  end
 end
 
 -- ---- secrets --------------------------------------------------------------------------------------------------------
@@ -643,6 +489,10 @@ function Reader:secret_field(field, value, key, places)
   if inline ~= nil then return read.secret(self, nil, inline, inline_key, places[field]) end
   if file ~= nil then return self:secret_file(file_key, places[field .. "File"], file) end
 end
+
+managed_keys.install(read, {
+  sorted_keys = sorted_keys, printable = printable, join = join, is_object = is_object,
+})
 
 -- ---- the whole ------------------------------------------------------------------------------------------------------
 
@@ -770,7 +620,7 @@ end
 function config.parse(text_, options)
   local reader = new_reader(options or {})
   local out, place = read_text(reader, schema, text_)
-  if #reader.problems == 0 then reader:check_ports(out.providers, place.fields.providers) end
+  if #reader.problems == 0 then managed_keys.check_ports(reader, out.providers, place.fields.providers) end
   if #reader.problems == 0 then
     warn_of_risks(reader, out, place)
     finish(reader, out)
