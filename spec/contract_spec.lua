@@ -132,6 +132,25 @@ describe("deputy contract", function()
     assert.matches("^FAIL  reachable +cannot connect to 127%.0%.0%.1:%d+: connection refused\n0 hold", r.stdout)
   end)
 
+  it("ends, with one line, when what comes is no HTTP or has no end", function()
+    for expected, steps in pairs{
+      ["is not an HTTP/1 reply"] = { { send = "SSH-2.0-x\r\n\r\n" }, { close = true } },
+      ["the connection ended"] = { { send = "HTTP/1.1 200 OK\r\n" }, { close = true } },
+      ["no answer in time"] = { { stall = true } },
+      ["over 65536 bytes of head"] = { { send = "HTTP/1.1 200 OK\r\n" }, { repeat_send = "X-Y: zzzzzzzz\r\n" } },
+    } do
+      local r = check(peers.listener{ reply = steps }.url, "--timeout-ms", "500")
+      assert.equal(1, r.status)
+      assert.equal("reachable", failing(r.stdout))
+      assert.matches(expected, r.stdout, 1, true)
+    end
+    -- Only a GET has a body.
+    local r = check(peers.listener{ reply = { { send = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" },
+      { repeat_send = "ffff\r\n" .. ("x"):rep(65535) .. "\r\n" } } }.url, "--timeout-ms", "300", "--samples", "1")
+    assert.equal(1, r.status)
+    assert.matches("FAIL  head%-equals%-get +the allowed token: HEAD 200, GET limit: a body of over 1048576", r.stdout)
+  end)
+
   -- What is wrong with a central, and the rules that must say so: no other may.
   local faults = {
     ["refuses everybody"] = "allowed",

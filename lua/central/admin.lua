@@ -54,10 +54,11 @@ end
 
 local function make_parser()
   local parser = arguments.parser(NAME, ABOUT):epilog(MORE):command_target("_noun")
-  parser:option("--db", "sqlite:FILE or postgres://USER@HOST/NAME."):argname("DB")
+  parser:option("--db", "sqlite:FILE or postgres://USER@HOST/NAME. (Arguments can be seen by everybody: a password "
+    .. "belongs into the environment, or the configuration's dbFile.)"):argname("DB")
   parser:option("-c --config", "A configuration: for serve, and for the database that it names."):argname("FILE")
   parser:option("--url", "A running central."):argname("URL")
-  parser:option("--token-file", "The token for --url; arguments can be seen by everybody."):argname("FILE")
+  parser:option("--token-file", "The token for --url."):argname("FILE")
   parser:option("--ca-file", "A PEM bundle to trust, instead of the system's."):argname("FILE")
   parser:option("--timeout-ms", "How long to wait for an answer."):argname("N"):default("10000")
     :convert(whole_number)

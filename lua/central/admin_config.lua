@@ -37,6 +37,14 @@ function admin_config.load(path, host)
   local settings, problems = config.load_as(schema, path, { mode = host.mode })
   if settings and settings.db then
     settings.db = admin_config.absolute(settings.db, path:match("^(.*)/[^/]*$") or ".")
+    -- The name of a file is no secret, whoever may read it.
+    if settings.db:find("^sqlite:") then
+      local others = {}
+      for _, each in ipairs(problems) do
+        if each.key ~= "db" then others[#others + 1] = each end
+      end
+      problems = others
+    end
   end
   return settings, problems
 end

@@ -1,7 +1,7 @@
 -- What the checks of a contract have in common: asking the central, remembering what came, and writing down the result.
 --   local run = contract_run.new{ base =, llm =, probe =, inference =, tokens = { allowed =, denied = }, ... }
 --   run:ask(who, name, fields)     asks the probe's path about a name; who is "allowed", "denied", "none", "bad" or
---                                  another token; fields may set method ("HEAD"), raw (the path's last part, unescaped)
+--                                  another token; fields may set method ("HEAD"), raw (the path's last part as it is)
 --   run:holds(id, text)  run:fails(id, problems)  run:note(id, text)
 -- run.results = { { id =, result = "ok"|"FAIL"|"note", text = }, ... }
 -- run.seen = { { what =, reply = }, ... }, of every reply to a probe
@@ -12,6 +12,7 @@ local contract_run = {}
 local Run = {}
 Run.__index = Run
 
+local MAX_BODY = 1 << 20
 local LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 local function random_bytes(n)
@@ -61,7 +62,7 @@ function Run:request(who, name, fields)
   fields = fields or {}
   return {
     method = fields.method or "HEAD", target = self:target(name, fields.raw), token = self.tokens[who],
-    headers = fields.headers, timeout = self.timeout, ca_file = self.ca_file,
+    timeout = self.timeout, ca_file = self.ca_file, max_body = MAX_BODY,
   }
 end
 
