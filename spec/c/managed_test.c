@@ -479,6 +479,19 @@ static void the_supervisor_is_killed(void **state)
     end_all(m);
 }
 
+static void the_supervisor_hangs(void **state)
+{
+    deputy_managed_options o = options_of("--family", NULL);
+    (void)state;
+    deputy_managed *m = family_of(&o);
+    kill((pid_t)supervisor_of((long)status_of(m).pid), SIGSTOP);
+    deputy_managed_stop(m, NULL);
+    REACHES(m, STOPPED);            /* after the grace and five seconds more */
+    EVENTUALLY(left_behind() == 0); /* dead already, but it is for the first process of the machine to reap them */
+    assert_int_equal(status_of(m).crashes, 0);
+    end_all(m);
+}
+
 static void the_last_reference_ends_it(void **state)
 {
     deputy_managed_options o = options_of("--family", NULL);
@@ -717,6 +730,7 @@ int main(int argc, char **argv)
         TEST(the_whole_family_is_stopped),
         TEST(the_whole_family_ends_with_its_head),
         TEST(the_supervisor_is_killed),
+        TEST(the_supervisor_hangs),
         TEST(the_last_reference_ends_it),
         TEST(the_host_exits),
         TEST(the_host_aborts),
