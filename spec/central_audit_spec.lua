@@ -33,7 +33,7 @@ for _, kind in ipairs(databases.KINDS) do
       did("POST", "/api/v1/llms", { name = "claude", url = "http://h", apiKeyEnv = "SECRET_PLACE" }, "llm.create",
         "claude")
       did("PUT", "/api/v1/llms/claude", { name = "opus" }, "llm.edit", "claude", { name = "opus" })
-      did("POST", "/api/v1/llms/opus/pause", nil, "llm.edit", "opus", { paused = 1 })
+      did("POST", "/api/v1/llms/opus/pause", nil, "llm.edit", "opus", { paused = true })
       did("POST", "/api/v1/users", { name = "alice" }, "user.create", "alice")
       did("PUT", "/api/v1/users/alice", { disabled = true }, "user.edit", "alice", { disabled = true })
       did("POST", "/api/v1/groups", { name = "devs" }, "group.create", "devs")

@@ -113,7 +113,8 @@ describe("A request to the central", function()
     local id = c:llm("claude").id
     for name, words in pairs{
       [""] = "empty", ["."] = '"."', [".."] = '".."', [("x"):rep(129)] = "128", ["a\nb"] = "control",
-      ["a\0b"] = "control", ["a\127"] = "control", ["\xff"] = "UTF-8", [id] = "looks like an id", [" a"] = "space", ["a "] = "space",
+      ["a\0b"] = "control", ["a\127"] = "control", ["\xff"] = "UTF-8", [id] = "looks like an id",
+      [" a"] = "space", ["a "] = "space",
     } do
       for _, path in ipairs{ "llms", "users", "groups" } do
         local input = { name = name, url = path == "llms" and "http://h" or nil }

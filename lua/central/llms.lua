@@ -222,7 +222,7 @@ function llms.update(database, row, input, now)
   local changed = {}
   for i, column in ipairs(COLUMNS) do
     if not PRIVATE[column] or column == "model" then
-      if values[column] ~= nil and merged[column] ~= row[i] then changed[column] = merged[column] or fields.NONE end
+      if values[column] ~= nil and merged[column] ~= row[i] then changed[column] = values[column] end
     elseif merged[column] ~= row[i] then
       changed[column] = "changed"
     end

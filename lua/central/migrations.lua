@@ -31,10 +31,24 @@ local function migrate(database)
   return migrations.LATEST
 end
 
+-- Without the writers' lock, which may be busy: usually there is nothing to do.
+local function is_latest(database)
+  local known, row = pcall(database.one, database, SQL.version)
+  return known and row[1] == migrations.LATEST
+end
+
+-- While others keep the lock, one of them may be doing just this.
+local ATTEMPTS = 10
+
 function migrations.run(database)
-  local ok, version, why = pcall(database.transaction, database, function() return migrate(database) end)
-  if not ok then return nil, tostring(version) end
-  return version, why
+  local ok, version, why
+  for _ = 1, ATTEMPTS do
+    if is_latest(database) and database.dialect.claim(database) then return migrations.LATEST end
+    ok, version, why = pcall(database.transaction, database, function() return migrate(database) end)
+    if ok then return version, why end
+    if type(version) ~= "table" or version.kind ~= "busy" then break end
+  end
+  return nil, tostring(version)
 end
 
 return migrations

@@ -21,8 +21,13 @@
 -- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
 local DIALECTS = { sqlite = require "central.dialect_sqlite", postgres = require "central.dialect_postgres" }
 
+local socket = require "socket"
+
 local store = {}
 store.TIMEOUT_MS = 1000
+
+local OPEN_ATTEMPTS = 20
+local OPEN_PAUSE_S = 0.1
 
 local Error = {}
 Error.__index = Error
@@ -62,9 +67,15 @@ function store.open(options)
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
     clock = options.clock or os.time, commits = 0,
   }, Store)
-  local ok, failure = pcall(self.connect, self)
-  if not ok then return nil, tostring(failure) end
-  return self
+  -- Another process may be recovering the file, or turning it into its first form, without anybody to wait for.
+  local ok, failure
+  for attempt = 1, OPEN_ATTEMPTS do
+    ok, failure = pcall(self.connect, self)
+    if ok then return self end
+    if not store.is_error(failure) or failure.kind ~= "busy" or attempt == OPEN_ATTEMPTS then break end
+    socket.sleep(OPEN_PAUSE_S)
+  end
+  return nil, tostring(failure)
 end
 
 function Store:connect()

@@ -8,12 +8,7 @@ local cjson = require "cjson"
 local url, task, prefix = table.unpack(arg)
 io.stdout:setvbuf("line")
 
-local app
-for _ = 1, 100 do -- the writers of a database that was left by a kill may all want to recover it
-  app = require("central.app").new{ db = url }
-  if app then break end
-end
-assert(app, "the database cannot be opened")
+local app = assert(require("central.app").new{ db = url })
 local service = app.service
 local me = require("central.service").local_actor("worker")
 print "ready"
