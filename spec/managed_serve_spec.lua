@@ -396,6 +396,26 @@ describe("an operator", function()
   end)
 end)
 
+describe("the page", function()
+  it("has a row for each such server, and its last lines as text", function()
+    if shell.run{ "sh", "-c", "command -v chromium" }.status ~= 0 then return pending("no chromium is installed") end
+    local gw = gateway.start(config{
+      provider({}, "--print", "a <b>last</b> line"),
+      provider({ name = "bad", failoverFor = "opus", prewarm = "at-start", restart = false }, "--exit", "3"),
+    }, { dir = dir })
+    assert.equal(200, gw:chat().status)
+    assert.is_truthy(gw:wait_log("exit status 3"))
+    local r = shell.run{ "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000",
+      "--user-data-dir=" .. dir .. "/browser", "--dump-dom", "http://" .. gw.address .. "/", timeout_ms = 30000 }
+    local rows = r.stdout:match('<tbody id="server%-rows">(.-)</tbody>')
+    assert.is_truthy(rows, r.stdout:sub(1, 2000))
+    local text = rows:gsub("</tr>", "\n"):gsub("</t[dh]>", "|"):gsub("</div>", " "):gsub("<[^>]*>", "")
+    assert.matches("\ntiny|ready, up %d+ s|pid %d+, port %d+|0|[%d.]+ MiB|1, 0 crashesready after [%d.]+ m?s |\n", text)
+    assert.matches("^bad|failed[^|\n]*exit status 3 |–|0|–|1, 1 crashlast: exit status 3 |\n", text)
+    assert.matches("\na &lt;b&gt;last&lt;/b&gt; line|\n", text)
+  end)
+end)
+
 describe("nothing is left behind", function()
   -- A child in the group, and a grandchild that forked twice and left it; both ignore SIGTERM.
   local function serve_a_family()
