@@ -173,7 +173,9 @@ static void starts_gets_ready_and_stops(void **state)
     deputy_managed_start(m, NULL);
     REACHES(m, STARTING);
     REACHES(m, READY);
-    deputy_managed_status s = status_of(m);
+    deputy_managed_status s = DEPUTY_INIT(deputy_managed_status);
+    deputy_managed_status_of(m, &s);
+    assert_int_equal(s.size, sizeof(s));
     assert_true(s.pid > 0 && s.port > 0 && s.rss_bytes > 0 && s.ready_us >= 90000 && s.uptime_ms >= 90);
     assert_int_equal(s.starts, 1);
     assert_string_equal(s.problem, "");
@@ -633,7 +635,8 @@ static void *order_about(void *user)
     char output[128];
     for (int i = 0; i < 30; i++) {
         deputy_managed_start(m, NULL);
-        status_of(m);
+        deputy_managed_status s = DEPUTY_INIT(deputy_managed_status);
+        deputy_managed_status_of(m, &s);
         deputy_managed_output(m, output, sizeof(output));
         if (i % 3 == 0)
             deputy_managed_restart(m, NULL);
