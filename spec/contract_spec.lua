@@ -151,47 +151,6 @@ describe("deputy contract", function()
     assert.matches("FAIL  head%-equals%-get +the allowed token: HEAD 200, GET limit: a body of over 1048576", r.stdout)
   end)
 
-  -- What is wrong with a central, and the rules that must say so: no other may.
-  local faults = {
-    ["refuses everybody"] = "allowed",
-    ["allows everybody"] = "denied path-tricks",
-    ["hides as not found"] = "denied",
-    ["allows without a token"] = "no-token",
-    ["forbids without a token"] = "no-token",
-    ["forbids a token that is none"] = "bad-token",
-    ["accepts part of a token"] = "bad-token",
-    ["has another status for HEAD"] = "head-equals-get",
-    ["has no length for HEAD"] = "head-equals-get",
-    ["has a header for HEAD alone"] = "head-equals-get",
-    ["sends a body with HEAD"] = "no-body-on-head",
-    ["redirects to a page for logging in"] = "no-token no-redirect",
-    ["answers with a page"] = "no-html",
-    ["is behind a cache"] = "no-cache",
-    ["says not found only when it is not"] = "name-oracle",
-    ["says more about what exists"] = "name-oracle",
-    ["says other words about what exists"] = "name-oracle",
-    ["has a header for what exists"] = "name-oracle",
-    ["allows any name"] = "catch-all path-tricks",
-    ["allows what looks like an id"] = "catch-all",
-    ["breaks on a name that is none"] = "catch-all path-tricks",
-    ["resolves what was escaped"] = "path-tricks",
-    ["lists at a dot"] = "path-tricks",
-    ["breaks on a control byte"] = "path-tricks",
-    ["looks longer for what exists"] = "timing",
-    ["is slow once"] = "in-time",
-    ["has no codes"] = "inference",
-    ["has one code for both verdicts"] = "inference",
-    ["hides inference as not found"] = "inference",
-  }
-
-  for fault, rules in pairs(faults) do
-    it("finds a central that " .. fault, function()
-      local r = check(peers.start(fake.spec(fault)).url)
-      assert.equal(rules, failing(r.stdout), r.stdout)
-      assert.equal(1, r.status)
-    end)
-  end
-
   for _, fault in ipairs{ "calls an outage a verdict", "calls an outage a mistake" } do
     it("finds, with --infer, a central that " .. fault, function()
       local r = check(peers.start(fake.spec(fault)).url, "--infer")
@@ -251,4 +210,53 @@ describe("deputy contract", function()
     assert.equal(0, r.status)
     assert.matches("can be seen by everybody on this machine", r.stdout, 1, true)
   end)
+end)
+
+describe("deputy contract finds a central", function()
+  local peer
+
+  setup(function() peer = peers.start(fake.spec()) end)
+  teardown(peers.stop_all)
+
+  -- What is wrong with a central, and the rules that must say so: no other may.
+  local faults = {
+    ["refuses everybody"] = "allowed",
+    ["allows everybody"] = "denied path-tricks",
+    ["hides as not found"] = "denied",
+    ["allows without a token"] = "no-token",
+    ["forbids without a token"] = "no-token",
+    ["forbids a token that is none"] = "bad-token",
+    ["accepts part of a token"] = "bad-token",
+    ["has another status for HEAD"] = "head-equals-get",
+    ["has no length for HEAD"] = "head-equals-get",
+    ["has a header for HEAD alone"] = "head-equals-get",
+    ["sends a body with HEAD"] = "no-body-on-head",
+    ["redirects to a page for logging in"] = "no-token no-redirect",
+    ["answers with a page"] = "no-html",
+    ["is behind a cache"] = "no-cache",
+    ["says not found only when it is not"] = "name-oracle",
+    ["says more about what exists"] = "name-oracle",
+    ["says other words about what exists"] = "name-oracle",
+    ["has a header for what exists"] = "name-oracle",
+    ["allows any name"] = "catch-all path-tricks",
+    ["allows what looks like an id"] = "catch-all",
+    ["breaks on a name that is none"] = "catch-all path-tricks",
+    ["resolves what was escaped"] = "path-tricks",
+    ["lists at a dot"] = "path-tricks",
+    ["breaks on a control byte"] = "path-tricks",
+    ["looks longer for what exists"] = "timing",
+    ["is slow once"] = "in-time",
+    ["has no codes"] = "inference",
+    ["has one code for both verdicts"] = "inference",
+    ["hides inference as not found"] = "inference",
+  }
+
+  for fault, rules in pairs(faults) do
+    it("that " .. fault, function()
+      peer:set{ fault = fault, was_slow = false }
+      local r = check(peer.url)
+      assert.equal(rules, failing(r.stdout), r.stdout)
+      assert.equal(1, r.status)
+    end)
+  end
 end)
