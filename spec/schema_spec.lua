@@ -76,14 +76,13 @@ describe("by what OpenAI and Anthropic publish", function()
   end)
 
   describe("our own errors are errors:", function()
-    local function start(inference, more)
-      central = peers.central{ llms = { claude = {}, opus = {} }, inference = inference,
+    local function start()
+      central = peers.central{ llms = { claude = {}, opus = {} },
         tokens = { [TOKEN] = { view = { "*" }, run = { "*" } } } }
       local config = {
         central = { url = central.url, bearerToken = TOKEN }, gateway = { maxBodyBytes = 2000 },
         timeouts = { firstByteMs = 200, firstTokenMs = 200 },
       }
-      for name, value in pairs(more or {}) do config[name] = value end
       serve(config)
     end
 
@@ -109,15 +108,13 @@ describe("by what OpenAI and Anthropic publish", function()
       end)
 
       it("of a failure, at " .. path, function()
+        start()
         for _, case in ipairs{
           { { { reset = true } }, 502 }, { { { stall = true } }, 504 }, { { status = 200, body = "" }, 502 },
           { { status = 200, headers = { ["Content-Type"] = "text/html" }, body = "<p>" }, 502 },
         } do
-          start(case[1])
-          if path ~= CHAT then central:set{ routes = { { "POST .*", case[1] } } } end
+          central:set{ routes = { { "POST .*", case[1] } } }
           for _, stream in ipairs{ false, true } do check(path, ask(path, "claude", stream), case[2]) end
-          gateway.stop_all()
-          peers.stop_all()
         end
       end)
     end
