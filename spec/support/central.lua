@@ -4,7 +4,7 @@
 --                                    config = further sections of the configuration, listen =, dir =
 --   c.address, c.url, c.admin (the first admin token), c.db, and everything of support/gateway.lua's objects
 --   c:deputy(...)             deputy central ... --db DB: what it prints; must succeed
---   c:llm(name, { ... })      creates an LLM; its id.  url =, model =, api_key_env =, api_key_file =
+--   c:llm(name, { ... })      creates an LLM; its id.  url =, model =, apiKeyEnv =, apiKeyFile =
 --   c:user(name, { role or { role, llm }, ... })   creates a user with these roles, and a token, which it returns
 --   c:call(method, path, token, json)      over HTTP; the token may be false
 --   centrals.stop_all()       in after_each
