@@ -1043,6 +1043,80 @@ static void test_start_from_inside(void **state)
     peer_free(&peer);
 }
 
+static void count_turn(uv_prepare_t *prepare)
+{
+    ++*(int *)prepare->data;
+}
+
+static void do_nothing(uv_timer_t *timer)
+{
+    (void)timer;
+}
+
+static void note_event(uv_poll_t *poll, int status, int events)
+{
+    *(int *)poll->data = status == 0 ? events : status;
+    uv_poll_stop(poll);
+}
+
+/* Turns the loop for 30 ms; how often it woke. */
+static int turns_of(struct loop *loop)
+{
+    uv_prepare_t prepare;
+    uv_timer_t timer;
+    int turns = 0;
+    uv_prepare_init(loop_uv(loop), &prepare);
+    uv_timer_init(loop_uv(loop), &timer);
+    prepare.data = &turns;
+    uv_prepare_start(&prepare, count_turn);
+    uv_unref((uv_handle_t *)&prepare);
+    uv_timer_start(&timer, do_nothing, 30, 0);
+    uv_run(loop_uv(loop), UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&prepare, NULL);
+    uv_close((uv_handle_t *)&timer, NULL);
+    uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+    return turns;
+}
+
+/* A kept connection stays watched: that the server closes it wakes the loop once. The number of a descriptor that was
+ * closed is anybody's. */
+static void test_sockets_that_are_closed(void **state)
+{
+    (void)state;
+    static const char ok[] = ">HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    struct peer peer = {.script = {{"<", ok}, {"<", ok, "$"}, {"<", ok, "$"}}};
+    peer_start(&peer);
+    struct loop *loop = new_loop();
+    struct call calls[3] = {0};
+    for (int i = 0; i < 3; i++) {
+        struct http_request request = request_for(&calls[i], loop, "GET", url_of(&peer, "/"));
+        request.fresh = i == 1;
+        call_start(&calls[i], &request);
+        call_wait(&calls[i]);
+        assert_int_equal(calls[i].result.end, HTTP_COMPLETE);
+        assert_true(turns_of(loop) < 10);
+        int pair[2], seen = 0;
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        assert_int_equal(write(pair[1], "x", 1), 1);
+        uv_poll_t own;
+        assert_int_equal(uv_poll_init(loop_uv(loop), &own, pair[0]), 0);
+        own.data = &seen;
+        assert_int_equal(uv_poll_start(&own, UV_READABLE, note_event), 0);
+        turns_of(loop);
+        assert_int_equal(seen, UV_READABLE);
+        uv_close((uv_handle_t *)&own, NULL);
+        turns_of(loop);
+        close(pair[0]);
+        close(pair[1]);
+    }
+    loop_free(loop);
+    peer_join(&peer);
+    assert_int_equal(peer.connections, 3);
+    for (int i = 0; i < 3; i++)
+        call_free(&calls[i]);
+    peer_free(&peer);
+}
+
 /* ---- the loop ---- */
 
 static void test_lent_loop(void **state)
@@ -1111,7 +1185,8 @@ static void test_two_on_a_lent_loop(void **state)
     assert_int_equal(uv_loop_init(&uv), 0);
     assert_int_equal(loop_new(&uv, &first), DEPUTY_OK);
     assert_int_equal(loop_new(&uv, &second), DEPUTY_OK);
-    struct peer one = {.script = {{"<", "~50", ">HTTP/1.1 204 No Content\r\n\r\n", "$"}}};
+    /* the last wait: an accept takes a number before it waits, and must not take that one */
+    struct peer one = {.script = {{"<", "~50", ">HTTP/1.1 204 No Content\r\n\r\n", "$", "~300"}}};
     struct peer two = {.script = {{"<", ">HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "~400", ">world", "$"}}};
     peer_start(&one);
     peer_start(&two);
@@ -1509,6 +1584,7 @@ int main(void)
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_cancel_at_any_moment),
         cmocka_unit_test(test_start_from_inside),
+        cmocka_unit_test(test_sockets_that_are_closed),
         cmocka_unit_test(test_lent_loop),
         cmocka_unit_test(test_two_on_a_lent_loop),
         cmocka_unit_test(test_many_at_once),
