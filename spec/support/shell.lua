@@ -26,6 +26,7 @@ Process.__index = Process
 function shell.turn(done, ms)
   local late = false
   local timer = uv.new_timer()
+  uv.update_time() -- else one that is due at once is over before the wait, which then has no end
   timer:start(ms, 0, function() late = true end)
   while not done() and not late do uv.run("once") end
   timer:close()
