@@ -1,4 +1,5 @@
 -- Who may do what: roles, groups, denies, names and ids, and the order in which a refusal is found.
+local cjson = require "cjson"
 local databases = require "spec.support.central_db"
 
 local ROLES = { "view", "run", "create", "edit", "delete", "admin" }
@@ -136,6 +137,8 @@ for _, kind in ipairs(databases.KINDS) do
       refused({ group = "alice", role = "view" }, "group_not_found", '"alice" is a user, not a group')
       refused({ user = "alice", role = "veiw" }, "invalid_request", 'did you mean "view"?')
       refused({ user = "alice", role = "create", llm = "claude" }, "invalid_request", "leave llm out")
+      refused({ user = "alice", role = "view", llm = cjson.null }, "invalid_request", "llm: must not be null")
+      refused({ user = "alice", role = "view", llm = "" }, "invalid_request", "llm: must not be empty")
       refused({ role = "view" }, "invalid_request", "one of user and group")
       refused({ user = "alice", group = "x", role = "view" }, "invalid_request", "one of user and group")
       refused({ user = "alice", role = "view", lm = "claude" }, "invalid_request", 'did you mean "llm"?')

@@ -23,7 +23,7 @@ Auth.__index = Auth
 
 -- More tokens than these between two flushes are not noted: their next use is.
 local MAX_NOTED = 10000
-local FLUSH_AT_ONCE = 500
+local FLUSH_AT_ONCE = 1000
 
 -- The sums are the caller's own bindings for all LLMs, those for this one, and those of the groups. Each binding is one
 -- bit, and in one scope a subject has it once, so that a sum of different ones is all of them together (rbac.lua).
@@ -171,17 +171,18 @@ end
 
 function Auth:flush()
   if self.noted == 0 then return end
-  local database, used = self.database, self.used
+  local database, used, written = self.database, self.used, {}
   database:note(function()
-    local written = 0
     for token_id, at in pairs(used) do
-      if written >= FLUSH_AT_ONCE then break end
+      if #written >= FLUSH_AT_ONCE then break end
       database:run(SQL.touch, at, token_id, at)
-      used[token_id], written = nil, written + 1
+      written[#written + 1] = token_id
     end
-    self.noted = self.noted - written
     return true
   end)
+  -- Only now: when the database failed, all of it still waits.
+  for _, token_id in ipairs(written) do used[token_id] = nil end
+  self.noted = self.noted - #written
 end
 
 return auths

@@ -55,8 +55,11 @@ local INPUT = {
 function bindings.read(input)
   local values, why = fields.read(INPUT, input)
   if not values then return nil, why end
+  -- A null may be a variable that was never set: it does not mean all LLMs.
   for field, value in pairs(values) do
-    if value == fields.NONE then values[field] = nil end
+    if value == fields.NONE then
+      return nil, problem(400, "invalid_request", "%s: must not be null: leave it out instead", field)
+    end
   end
   if (values.user ~= nil) == (values.group ~= nil) then
     return nil, problem(400, "invalid_request", "expected one of user and group")
