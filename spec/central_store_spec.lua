@@ -94,6 +94,7 @@ describe("The central's store", function()
         end)
         local took = socket.gettime() - began
         assert.is_true(took >= 0.5 and took < 3, tostring(took))
+        assert.is_truthy(second.connection)
         assert.is_true(second:transaction(function() return true end))
         first:close()
         second:close()

@@ -195,10 +195,10 @@ end
 
 local function transact(self, fn)
   assert(not self.in_transaction, "transactions do not nest")
-  for _, sql in ipairs(self.dialect.BEGIN) do
+  for i, sql in ipairs(self.dialect.BEGIN) do
     local ok, failure = pcall(self.one, self, sql)
     if not ok then
-      self:rollback()
+      if i > 1 then self:rollback() end
       error(failure, 0)
     end
   end
