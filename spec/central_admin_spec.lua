@@ -363,7 +363,7 @@ describe("deputy central", function()
       ["--db and --url do not go together"] = { "user", "list", "--db", "sqlite:x", "--url", "http://127.0.0.1:1" },
       ["init works on the database itself"] = { "init", "--url", "http://127.0.0.1:1" },
       ["--url needs --token-file or DEPUTY_CENTRAL_TOKEN"] = { "user", "list", "--url", "http://127.0.0.1:1" },
-      ["--listen: expected HOST:PORT"] = { "serve", "--db", "sqlite:x.db", "--listen", "here" },
+      ["--listen: expected HOST:PORT"] = { "serve", "--db", "postgres://x/y", "--listen", "here" },
     } do
       local r = run(table.unpack(words))
       assert.equal(2, r.status, expected .. r.stderr)

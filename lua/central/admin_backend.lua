@@ -4,7 +4,7 @@
 --   local backend, why = admin_backend.open{ db =, url =, token =, ca_file =, timeout = }     db, or url and token
 --   backend:NAME(...)          as in service.lua, without the actor; lists are fetched whole, up to options.limit, and
 --                              the second value says that there is more
---   backend.is_local           init, backup and version work there alone
+--   backend.is_local           init and backup work there alone
 --   backend:close()
 local client = require "central.client"
 local cjson = require "cjson"
