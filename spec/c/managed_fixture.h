@@ -50,8 +50,7 @@ static inline void find_programs(void)
     snprintf(model_server, sizeof(model_server), "%s/spec/support/model_server", build ? build : "build");
 }
 
-/* ---- what the servers have noted -----------------------------------------------------------------------------------
- */
+/* ---- what the servers have noted --------------------------------------------------------------------------------- */
 
 static inline void new_log(void)
 {
@@ -98,8 +97,7 @@ static inline size_t left_behind(void)
     return left;
 }
 
-/* ---- making one ----------------------------------------------------------------------------------------------------
- */
+/* ---- making one -------------------------------------------------------------------------------------------------- */
 
 static inline deputy_managed_options options_of(const char *first, ...)
 {
@@ -166,8 +164,7 @@ static inline size_t open_descriptors(void)
     return n;
 }
 
-/* ---- each test has a log of its own ---------------------------------------------------------------------------------
- */
+/* ---- each test has a log of its own ------------------------------------------------------------------------------ */
 
 static inline int begin_test(void **state)
 {

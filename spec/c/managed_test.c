@@ -10,8 +10,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-/* ---- the table ------------------------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 /* What is to be, written a second time: the state that follows by its first two letters (ST is starting, SD stopped, SG
  * stopping), then the action. "." nothing happens, "-" cannot happen. */
@@ -81,8 +80,7 @@ static void the_last_bytes_are_kept(void **state)
     }
 }
 
-/* ---- options --------------------------------------------------------------------------------------------------------
- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 static void refused(deputy_managed_options o, const char *word)
 {

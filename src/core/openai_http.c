@@ -17,7 +17,7 @@ void openai_refuse(struct deputy_call *call, const char *code, const char *messa
     deputy_reply_fail(call, &failure);
 }
 
-/* ---- a request -------------------------------------------------------------------------------------------------- */
+/* ---- a request --------------------------------------------------------------------------------------------------- */
 
 char *openai_quote(const char *model)
 {
@@ -69,7 +69,7 @@ int openai_request(const char *base, const char *model, const deputy_request *re
     return code;
 }
 
-/* ---- the list of its models ---------------------------------------------------------------------------------- */
+/* ---- the list of its models -------------------------------------------------------------------------------------- */
 
 struct query {
     deputy_call *call;

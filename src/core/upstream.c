@@ -156,8 +156,7 @@ void upstream_go_on(struct upstream *up)
     http_resume(up->transfer);
 }
 
-/* ---- for a provider that is nothing but this ----------------------------------------------------------------------
- */
+/* ---- for a provider that is nothing but this --------------------------------------------------------------------- */
 
 /* A cancel that follows must not find what is about to be freed. */
 static bool forget(void *user, const struct http_result *result)

@@ -34,8 +34,7 @@ struct child {
 
 static void finish(struct child *c);
 
-/* ---- the end ------------------------------------------------------------------------------------------------------
- */
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -110,8 +109,7 @@ static void finish(struct child *c)
     drive_gone(m);
 }
 
-/* ---- what the supervisor tells ------------------------------------------------------------------------------------
- */
+/* ---- what the supervisor tells ----------------------------------------------------------------------------------- */
 
 static void tell_signal(struct child *c, int number)
 {
@@ -200,8 +198,7 @@ static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         uv_read_stop(stream);
 }
 
-/* ---- starting -----------------------------------------------------------------------------------------------------
- */
+/* ---- starting ---------------------------------------------------------------------------------------------------- */
 
 struct ends {
     int control[2], output[2]; /* ours, the supervisor's */
@@ -358,8 +355,7 @@ int child_start(struct deputy_managed *m, uint16_t port, struct child **child, d
     return code;
 }
 
-/* ---- stopping -----------------------------------------------------------------------------------------------------
- */
+/* ---- stopping ---------------------------------------------------------------------------------------------------- */
 
 /* One byte in an empty socket's buffer: when that fails, the other side is gone. */
 static void say(struct child *c, char word)

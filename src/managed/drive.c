@@ -1,48 +1,30 @@
 #include "managed/drive.h"
 
-#include "base/error.h"
 #include "managed/child.h"
 #include "managed/health.h"
-#include "managed/life.h"
-#include "managed/port.h"
-#include "managed/secrets.h"
+#include "managed/launch.h"
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
     DRAIN_MS = 30000,
     STOP_MARGIN_MS = 5000, /* over the grace: then the supervisor does not do what it is for */
     BACKOFF_MAX_MS = 60000,
-    LOOK_FIRST_MS = 10,
-    LOOK_PAUSE_MAX_MS = 500,
-    LOOK_START_MS = 2000,
-    LOOK_MAX_MS = 5000,
-    LOOK_BAD_MS = 1000, /* before another look after a bad one */
-    LOOK_SUSPECT_MS = 50,
     SUSPECT_MS = 500,
-    DEAF_AFTER = 3,
-    DEAF_BUSY_AFTER = 12, /* a server that computes may have no time for a look */
     PROVEN_US = 60000000
 };
-
-static void fire(struct deputy_managed *m, enum life_event event);
-
-static void set_timer(struct deputy_managed *m, enum managed_timer timer, uint64_t ms);
 
 static void stop_timer(struct deputy_managed *m, enum managed_timer timer)
 {
     uv_timer_stop(&m->timers[timer]);
 }
 
-/* ---- what went wrong ----------------------------------------------------------------------------------------------
- */
+/* ---- what went wrong --------------------------------------------------------------------------------------------- */
 
 /* A start that has shown that it can serve begins the count anew. */
-static void note_failure(struct deputy_managed *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void note_failure(struct deputy_managed *m, const char *format, ...)
+void drive_failed(struct deputy_managed *m, const char *format, ...)
 {
     char text[sizeof(m->problem)];
     va_list args;
@@ -58,70 +40,7 @@ static void note_failure(struct deputy_managed *m, const char *format, ...)
     managed_log(m, DEPUTY_LOG_WARN, "%s", text);
 }
 
-/* ---- starting -----------------------------------------------------------------------------------------------------
- */
-
-/* It never came to a process: the same events, all at once. */
-static void fail_start(struct deputy_managed *m, const char *why)
-{
-    pthread_mutex_lock(&m->lock);
-    snprintf(m->last_exit, sizeof(m->last_exit), "could not start: %.100s", why);
-    pthread_mutex_unlock(&m->lock);
-    note_failure(m, "could not start: %s", why);
-    fire(m, LIFE_DIED);
-}
-
-static bool is_used_by_another(const struct deputy_managed *m, uint16_t port)
-{
-    for (const struct deputy_managed *other = m->owner->list; other; other = other->next)
-        if (other != m && other->port == port)
-            return true;
-    return false;
-}
-
-static uint16_t choose_port(const struct deputy_managed *m)
-{
-    uint16_t port = 0;
-    if (m->settings.port)
-        return port_is_free(m->settings.port) ? m->settings.port : 0;
-    for (int i = 0; i < 16 && (port == 0 || is_used_by_another(m, port)); i++)
-        port = port_pick();
-    return port;
-}
-
-static void launch(struct deputy_managed *m)
-{
-    char why[160];
-    deputy_error error = {0};
-    uint16_t port = choose_port(m);
-    if (port == 0) {
-        if (m->settings.port)
-            snprintf(why, sizeof(why),
-                     "port %u of 127.0.0.1 is taken by another process: end that, or set another port",
-                     (unsigned)m->settings.port);
-        else
-            snprintf(why, sizeof(why), "no free port was found on 127.0.0.1");
-        fail_start(m, why);
-        return;
-    }
-    pthread_mutex_lock(&m->lock);
-    m->port = port;
-    m->generation++;
-    m->starts++;
-    m->started_us = loop_now_us();
-    m->served = m->ill = false;
-    pthread_mutex_unlock(&m->lock);
-    m->ready_at = 0;
-    m->bad_looks = 0;
-    m->look_ms = LOOK_FIRST_MS;
-    snprintf(m->look_says, sizeof(m->look_says), "nothing yet");
-    if (child_start(m, port, &m->child, &error) != DEPUTY_OK) {
-        fail_start(m, error.message);
-        return;
-    }
-    set_timer(m, TIMER_LATE, m->settings.ready_ms);
-    set_timer(m, TIMER_LOOK, m->look_ms);
-}
+/* ---- actions ----------------------------------------------------------------------------------------------------- */
 
 static void launch_after_pause(struct deputy_managed *m)
 {
@@ -131,13 +50,10 @@ static void launch_after_pause(struct deputy_managed *m)
     if (ms > BACKOFF_MAX_MS)
         ms = BACKOFF_MAX_MS;
     if (ms > 0)
-        set_timer(m, TIMER_LAUNCH, ms);
+        drive_timer(m, TIMER_LAUNCH, ms);
     else
-        launch(m);
+        launch_now(m);
 }
-
-/* ---- actions ------------------------------------------------------------------------------------------------------
- */
 
 static void begin_to_serve(struct deputy_managed *m)
 {
@@ -151,10 +67,10 @@ static void begin_to_serve(struct deputy_managed *m)
         pthread_mutex_unlock(&m->lock);
         managed_log(m, DEPUTY_LOG_INFO, "ready after %.1f s, process %ld, port %u", (double)m->ready_us / 1e6,
                     (long)m->pid, (unsigned)m->port);
-        set_timer(m, TIMER_LOOK, m->settings.health_ms);
+        drive_timer(m, TIMER_LOOK, m->settings.health_ms);
     }
     if (m->settings.idle_ms != UINT32_MAX)
-        set_timer(m, TIMER_IDLE, m->settings.idle_ms);
+        drive_timer(m, TIMER_IDLE, m->settings.idle_ms);
     lease_serve(m);
 }
 
@@ -169,7 +85,7 @@ static void end_family(struct deputy_managed *m)
         return;
     }
     child_stop(m->child);
-    set_timer(m, TIMER_LATE, (uint64_t)m->settings.stop_grace_ms + STOP_MARGIN_MS);
+    drive_timer(m, TIMER_LATE, (uint64_t)m->settings.stop_grace_ms + STOP_MARGIN_MS);
 }
 
 static void act(struct deputy_managed *m, enum life_action action)
@@ -186,7 +102,7 @@ static void act(struct deputy_managed *m, enum life_action action)
         break;
     case LIFE_DRAIN:
         stop_timer(m, TIMER_IDLE);
-        set_timer(m, TIMER_LATE, DRAIN_MS);
+        drive_timer(m, TIMER_LATE, DRAIN_MS);
         break;
     case LIFE_END:
         end_family(m);
@@ -194,7 +110,7 @@ static void act(struct deputy_managed *m, enum life_action action)
     case LIFE_KILL:
         managed_log(m, DEPUTY_LOG_ERROR, "the supervisor did not end the family in time: it is killed");
         child_kill(m->child);
-        set_timer(m, TIMER_LATE, STOP_MARGIN_MS);
+        drive_timer(m, TIMER_LATE, STOP_MARGIN_MS);
         break;
     case LIFE_NEVER:
     case LIFE_NOTHING:
@@ -208,7 +124,7 @@ static bool is_a_stop(deputy_managed_state before, enum life_event event)
            (event == LIFE_LATE && before == DEPUTY_MANAGED_DRAINING);
 }
 
-static void fire(struct deputy_managed *m, enum life_event event)
+void drive_fire(struct deputy_managed *m, enum life_event event)
 {
     deputy_managed_state before = m->state;
     struct life_step step = life_step(before, event);
@@ -228,8 +144,7 @@ static void fire(struct deputy_managed *m, enum life_event event)
     act(m, step.action);
 }
 
-/* ---- what the child does ------------------------------------------------------------------------------------------
- */
+/* ---- what the child does ----------------------------------------------------------------------------------------- */
 
 void drive_started(struct deputy_managed *m, pid_t pid)
 {
@@ -255,10 +170,10 @@ void drive_ended(struct deputy_managed *m, const char *how, bool hopeless)
     if (state == DEPUTY_MANAGED_STOPPING)
         managed_log(m, DEPUTY_LOG_INFO, "ended: %s", how);
     else if (hopeless || strncmp(how, "could not", 9) == 0)
-        note_failure(m, "%s", how);
+        drive_failed(m, "%s", how);
     else
-        note_failure(m, "ended %s: %s", while_words(state), how);
-    fire(m, LIFE_DIED);
+        drive_failed(m, "ended %s: %s", while_words(state), how);
+    drive_fire(m, LIFE_DIED);
 }
 
 static enum life_event end_of_family(struct deputy_managed *m)
@@ -274,6 +189,7 @@ void drive_gone(struct deputy_managed *m)
 {
     m->child = NULL;
     stop_timer(m, TIMER_LATE);
+    m->ready_at = 0;
     pthread_mutex_lock(&m->lock);
     m->pid = m->supervisor = 0;
     m->port = 0;
@@ -281,7 +197,7 @@ void drive_gone(struct deputy_managed *m)
     pthread_mutex_unlock(&m->lock);
     enum life_event event = end_of_family(m);
     m->again = m->told = false;
-    fire(m, event);
+    drive_fire(m, event);
 }
 
 void drive_output(struct deputy_managed *m, const char *bytes, size_t len)
@@ -291,78 +207,20 @@ void drive_output(struct deputy_managed *m, const char *bytes, size_t len)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* ---- looking at its health ----------------------------------------------------------------------------------------
- */
-
-static bool is_deaf(struct deputy_managed *m, bool refused)
+void drive_clear_suspects(struct deputy_managed *m)
 {
-    pthread_mutex_lock(&m->lock);
-    bool busy = m->active > 0 && !m->ill && !m->suspects && !refused;
-    pthread_mutex_unlock(&m->lock);
-    return m->bad_looks >= (busy ? DEAF_BUSY_AFTER : DEAF_AFTER);
+    stop_timer(m, TIMER_SUSPECT);
+    lease_clear(m);
 }
 
-static bool has_suspects(struct deputy_managed *m)
-{
-    pthread_mutex_lock(&m->lock);
-    bool has = m->suspects != NULL;
-    pthread_mutex_unlock(&m->lock);
-    return has;
-}
-
-static void looked_while_starting(struct deputy_managed *m, bool good)
-{
-    if (good) {
-        fire(m, LIFE_HEALTHY);
-        return;
-    }
-    m->look_ms = m->look_ms * 2 < LOOK_PAUSE_MAX_MS ? m->look_ms * 2 : LOOK_PAUSE_MAX_MS;
-    set_timer(m, TIMER_LOOK, m->look_ms);
-}
-
-static void looked_while_ready(struct deputy_managed *m, bool good, bool refused)
-{
-    uint32_t pause = m->settings.health_ms;
-    m->bad_looks = good ? 0 : m->bad_looks + 1;
-    if (good) {
-        stop_timer(m, TIMER_SUSPECT);
-        lease_clear(m);
-    } else if (is_deaf(m, refused)) {
-        note_failure(m, "no longer answers GET %.60s: %.120s", m->settings.health_path, m->look_says);
-        fire(m, LIFE_DEAF);
-        return;
-    } else {
-        uint32_t sooner = has_suspects(m) ? LOOK_SUSPECT_MS : LOOK_BAD_MS;
-        pause = pause < sooner ? pause : sooner;
-    }
-    set_timer(m, TIMER_LOOK, pause);
-}
-
-void drive_looked(struct deputy_managed *m, bool good, bool refused, const char *says)
-{
-    if (!good)
-        snprintf(m->look_says, sizeof(m->look_says), "%s", says);
-    if (m->state == DEPUTY_MANAGED_STARTING)
-        looked_while_starting(m, good);
-    else
-        looked_while_ready(m, good, refused);
-}
-
-/* ---- timers -------------------------------------------------------------------------------------------------------
- */
+/* ---- timers ------------------------------------------------------------------------------------------------------ */
 
 static void on_late(struct deputy_managed *m)
 {
     if (m->state == DEPUTY_MANAGED_STARTING)
-        note_failure(m, "not ready after %.1f s: GET %.60s: %.120s", (double)m->settings.ready_ms / 1e3,
+        drive_failed(m, "not ready after %.1f s: GET %.60s: %.120s", (double)m->settings.ready_ms / 1e3,
                      m->settings.health_path, m->look_says);
-    fire(m, LIFE_LATE);
-}
-
-static void on_look(struct deputy_managed *m)
-{
-    uint32_t ms = m->settings.health_ms < LOOK_MAX_MS ? m->settings.health_ms : LOOK_MAX_MS;
-    health_look(m, m->state == DEPUTY_MANAGED_STARTING ? LOOK_START_MS : ms);
+    drive_fire(m, LIFE_LATE);
 }
 
 static void on_idle(struct deputy_managed *m)
@@ -373,11 +231,11 @@ static void on_idle(struct deputy_managed *m)
     bool used = m->active > 0 || m->waiting;
     pthread_mutex_unlock(&m->lock);
     if (used || since < limit) {
-        set_timer(m, TIMER_IDLE, used ? limit : limit - since);
+        drive_timer(m, TIMER_IDLE, used ? limit : limit - since);
         return;
     }
     m->kept = false;
-    fire(m, LIFE_IDLE);
+    drive_fire(m, LIFE_IDLE);
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -385,13 +243,13 @@ static void on_timer(uv_timer_t *timer)
     struct deputy_managed *m = timer->data;
     switch ((enum managed_timer)(timer - m->timers)) {
     case TIMER_LAUNCH:
-        launch(m);
+        launch_now(m);
         break;
     case TIMER_LATE:
         on_late(m);
         break;
     case TIMER_LOOK:
-        on_look(m);
+        health_look(m);
         break;
     case TIMER_IDLE:
         on_idle(m);
@@ -403,14 +261,13 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
-static void set_timer(struct deputy_managed *m, enum managed_timer timer, uint64_t ms)
+void drive_timer(struct deputy_managed *m, enum managed_timer timer, uint64_t ms)
 {
     uv_update_time(loop_uv(m->owner->loop));
     uv_timer_start(&m->timers[timer], on_timer, ms, 0);
 }
 
-/* ---- what the callers want ----------------------------------------------------------------------------------------
- */
+/* ---- what the callers want --------------------------------------------------------------------------------------- */
 
 static void stop_by_order(struct deputy_managed *m)
 {
@@ -418,7 +275,7 @@ static void stop_by_order(struct deputy_managed *m)
     m->kept = m->again = m->hopeless = false;
     m->told = m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED;
     m->strikes = 0;
-    fire(m, LIFE_STOP);
+    drive_fire(m, LIFE_STOP);
 }
 
 static void obey(struct deputy_managed *m, unsigned orders)
@@ -432,23 +289,23 @@ static void obey(struct deputy_managed *m, unsigned orders)
     if (orders & ORDER_RESTART) {
         m->again = m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED;
         m->told = m->state == DEPUTY_MANAGED_READY || m->state == DEPUTY_MANAGED_DRAINING;
-        fire(m, LIFE_RESTART);
+        drive_fire(m, LIFE_RESTART);
     }
     if (orders & ORDER_START) {
         m->kept = true;
         m->told = false;
-        fire(m, LIFE_START);
+        drive_fire(m, LIFE_START);
     }
     if ((orders & ORDER_PREWARM) && m->state == DEPUTY_MANAGED_STOPPED)
-        fire(m, LIFE_START);
+        drive_fire(m, LIFE_START);
 }
 
 static void look_at_suspects(struct deputy_managed *m)
 {
     if (uv_is_active((uv_handle_t *)&m->timers[TIMER_SUSPECT]))
         return;
-    set_timer(m, TIMER_SUSPECT, SUSPECT_MS);
-    set_timer(m, TIMER_LOOK, 0);
+    drive_timer(m, TIMER_SUSPECT, SUSPECT_MS);
+    drive_timer(m, TIMER_LOOK, 0);
 }
 
 bool drive_step(struct deputy_managed *m)
@@ -464,18 +321,17 @@ bool drive_step(struct deputy_managed *m)
     }
     obey(m, orders);
     if (m->state == DEPUTY_MANAGED_DRAINING && (waiting || active) && !m->told)
-        fire(m, LIFE_CALLER);
+        drive_fire(m, LIFE_CALLER);
     else if (m->state == DEPUTY_MANAGED_DRAINING && !active)
-        fire(m, LIFE_DRAINED);
+        drive_fire(m, LIFE_DRAINED);
     else if (waiting && (m->state == DEPUTY_MANAGED_STOPPED || m->state == DEPUTY_MANAGED_FAILED))
-        fire(m, LIFE_CALLER);
+        drive_fire(m, LIFE_CALLER);
     if (suspects && (m->state == DEPUTY_MANAGED_READY || m->state == DEPUTY_MANAGED_DRAINING))
         look_at_suspects(m);
     return !closing || m->child || (m->state != DEPUTY_MANAGED_STOPPED && m->state != DEPUTY_MANAGED_FAILED);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 void drive_begin(struct deputy_managed *m)
 {

@@ -3,6 +3,7 @@
 #ifndef MANAGED_DRIVE_H
 #define MANAGED_DRIVE_H
 
+#include "managed/life.h"
 #include "managed/owner.h"
 
 /* Takes a new one over. */
@@ -14,8 +15,7 @@ bool drive_step(struct deputy_managed *managed);
 /* Frees it once its handles are closed. */
 void drive_end(struct deputy_managed *managed);
 
-/* ---- from the child ------------------------------------------------------------------------------------------------
- */
+/* ---- from the child ---------------------------------------------------------------------------------------------- */
 
 void drive_started(struct deputy_managed *managed, pid_t pid);
 
@@ -27,10 +27,16 @@ void drive_gone(struct deputy_managed *managed);
 
 void drive_output(struct deputy_managed *managed, const char *bytes, size_t len);
 
-/* ---- from the look at the health path ------------------------------------------------------------------------------
- */
+/* ---- from launch and health -------------------------------------------------------------------------------------- */
 
-/* refused: nobody listens there. says: what a bad answer was. */
-void drive_looked(struct deputy_managed *managed, bool good, bool refused, const char *says);
+void drive_fire(struct deputy_managed *managed, enum life_event event);
+
+/* Notes what went wrong, before the event that follows from it, and counts it. */
+void drive_failed(struct deputy_managed *managed, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+void drive_timer(struct deputy_managed *managed, enum managed_timer timer, uint64_t ms);
+
+/* Those whose exchange broke know all there is to know. */
+void drive_clear_suspects(struct deputy_managed *managed);
 
 #endif

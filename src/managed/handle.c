@@ -19,8 +19,7 @@ const char *deputy_managed_state_name(deputy_managed_state state)
     return (unsigned)state < sizeof(names) / sizeof(names[0]) ? names[state] : "no such state";
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 int deputy_managed_new(const deputy_managed_options *options, deputy_managed **managed, deputy_error *error)
 {
@@ -92,8 +91,7 @@ bool deputy_managed_same(const deputy_managed *m, const deputy_managed_options *
     return same;
 }
 
-/* ---- orders -------------------------------------------------------------------------------------------------------
- */
+/* ---- orders ------------------------------------------------------------------------------------------------------ */
 
 void managed_order(struct deputy_managed *m, enum managed_order order)
 {
@@ -128,8 +126,7 @@ int deputy_managed_restart(deputy_managed *m, deputy_error *error)
     return DEPUTY_OK;
 }
 
-/* ---- looking at it ------------------------------------------------------------------------------------------------
- */
+/* ---- looking at it ----------------------------------------------------------------------------------------------- */
 
 static uint64_t memory_of(pid_t supervisor)
 {

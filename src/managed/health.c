@@ -5,6 +5,74 @@
 
 #include <stdio.h>
 
+enum {
+    FIRST_MS = 10,
+    PAUSE_MAX_MS = 250,
+    START_MS = 2000, /* how long a look may take */
+    READY_MS = 5000,
+    AFTER_BAD_MS = 1000, /* before another look */
+    SUSPECT_MS = 50,
+    DEAF_AFTER = 3,
+    DEAF_BUSY_AFTER = 12 /* a server that computes may have no time for a look */
+};
+
+/* ---- what it means ----------------------------------------------------------------------------------------------- */
+
+static bool is_deaf(struct deputy_managed *m, bool refused)
+{
+    pthread_mutex_lock(&m->lock);
+    bool busy = m->active > 0 && !m->ill && !m->suspects && !refused;
+    pthread_mutex_unlock(&m->lock);
+    return m->bad_looks >= (busy ? DEAF_BUSY_AFTER : DEAF_AFTER);
+}
+
+static bool has_suspects(struct deputy_managed *m)
+{
+    pthread_mutex_lock(&m->lock);
+    bool has = m->suspects != NULL;
+    pthread_mutex_unlock(&m->lock);
+    return has;
+}
+
+static void looked_while_starting(struct deputy_managed *m, bool good)
+{
+    if (good) {
+        drive_fire(m, LIFE_HEALTHY);
+        return;
+    }
+    m->look_ms = m->look_ms * 2 < PAUSE_MAX_MS ? m->look_ms * 2 : PAUSE_MAX_MS;
+    drive_timer(m, TIMER_LOOK, m->look_ms);
+}
+
+static void looked_while_ready(struct deputy_managed *m, bool good, bool refused)
+{
+    uint32_t pause = m->settings.health_ms;
+    m->bad_looks = good ? 0 : m->bad_looks + 1;
+    if (good) {
+        drive_clear_suspects(m);
+    } else if (is_deaf(m, refused)) {
+        drive_failed(m, "no longer answers GET %.60s: %.120s", m->settings.health_path, m->look_says);
+        drive_fire(m, LIFE_DEAF);
+        return;
+    } else {
+        uint32_t sooner = has_suspects(m) ? SUSPECT_MS : AFTER_BAD_MS;
+        pause = pause < sooner ? pause : sooner;
+    }
+    drive_timer(m, TIMER_LOOK, pause);
+}
+
+static void looked(struct deputy_managed *m, bool good, bool refused, const char *says)
+{
+    if (!good)
+        snprintf(m->look_says, sizeof(m->look_says), "%s", says);
+    if (m->state == DEPUTY_MANAGED_STARTING)
+        looked_while_starting(m, good);
+    else
+        looked_while_ready(m, good, refused);
+}
+
+/* ---- the look ---------------------------------------------------------------------------------------------------- */
+
 static void on_end(void *user, const struct http_result *result)
 {
     struct deputy_managed *m = user;
@@ -15,7 +83,7 @@ static void on_end(void *user, const struct http_result *result)
         snprintf(says, sizeof(says), "status %d", result->status);
     else
         snprintf(says, sizeof(says), "%.*s", (int)sizeof(says) - 1, result->message);
-    drive_looked(m, answered && result->status >= 200 && result->status <= 299, result->end == HTTP_CONNECT, says);
+    looked(m, answered && result->status >= 200 && result->status <= 299, result->end == HTTP_CONNECT, says);
 }
 
 /* The status has said it all. */
@@ -25,9 +93,19 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     return DEPUTY_ECANCELED;
 }
 
-void health_look(struct deputy_managed *m, uint32_t ms)
+void health_begin(struct deputy_managed *m)
+{
+    m->bad_looks = 0;
+    m->look_ms = FIRST_MS;
+    drive_timer(m, TIMER_LOOK, m->look_ms);
+}
+
+void health_look(struct deputy_managed *m)
 {
     char url[1024];
+    uint32_t ms = m->settings.health_ms < READY_MS ? m->settings.health_ms : READY_MS;
+    if (m->state == DEPUTY_MANAGED_STARTING)
+        ms = START_MS;
     if (m->look)
         return;
     snprintf(url, sizeof(url), "http://127.0.0.1:%u%s", (unsigned)m->port, m->settings.health_path);
@@ -43,7 +121,7 @@ void health_look(struct deputy_managed *m, uint32_t ms)
         .on_end = on_end,
     };
     if (http_start(m->owner->loop, &request, &m->look, NULL) != DEPUTY_OK)
-        drive_looked(m, false, false, "out of memory");
+        looked(m, false, false, "out of memory");
 }
 
 void health_stop(struct deputy_managed *m)

@@ -1,13 +1,17 @@
-/* managed/health.h - one look at a model server's health path. The owner's thread. */
+/* managed/health.h - looks at a model server's health path, and what they mean: it is ready, or deaf. The owner's
+ * thread. */
 #ifndef MANAGED_HEALTH_H
 #define MANAGED_HEALTH_H
 
 #include "managed/owner.h"
 
-/* Asks; drive_looked follows, at the latest after ms; from inside this call only when memory is out. One at a time. */
-void health_look(struct deputy_managed *managed, uint32_t ms);
+/* A server was started: the first look comes soon, and each makes the next one come. */
+void health_begin(struct deputy_managed *managed);
 
-/* Nothing follows any more. */
+/* Looks now, for TIMER_LOOK, unless a look is under way. */
+void health_look(struct deputy_managed *managed);
+
+/* Nothing follows any more from the look that is under way. */
 void health_stop(struct deputy_managed *managed);
 
 #endif

@@ -44,8 +44,7 @@ void lease_suspect(struct lease *lease);
 
 enum lease_state lease_state(struct lease *lease);
 
-/* ---- for the owner -------------------------------------------------------------------------------------------------
- */
+/* ---- for the owner ----------------------------------------------------------------------------------------------- */
 
 /* Hands out what places there are. */
 void lease_serve(struct deputy_managed *managed);

@@ -9,8 +9,7 @@
 
 extern char **environ;
 
-/* ---- lists of strings ---------------------------------------------------------------------------------------------
- */
+/* ---- lists of strings -------------------------------------------------------------------------------------------- */
 
 static size_t length(const char *const *list)
 {
@@ -56,8 +55,7 @@ static bool equal_lists(char *const *a, char *const *b)
     return !a[i] && !b[i];
 }
 
-/* ---- filling in ---------------------------------------------------------------------------------------------------
- */
+/* ---- filling in -------------------------------------------------------------------------------------------------- */
 
 /* What stands for the place that text begins with, and how long that is; NULL: it begins with none. */
 static const char *value_of(const struct settings *s, const char *text, const char *port, size_t *len)
@@ -154,8 +152,7 @@ char **settings_environment(const struct settings *s, uint16_t port, const char 
     return NULL;
 }
 
-/* ---- checking -----------------------------------------------------------------------------------------------------
- */
+/* ---- checking ---------------------------------------------------------------------------------------------------- */
 
 static int check_list(const char *what, const char *const *list, deputy_error *error)
 {
@@ -222,8 +219,7 @@ static int check(const deputy_managed_options *o, deputy_error *error)
     return code;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static uint32_t or_default(uint32_t value, uint32_t fallback)
 {

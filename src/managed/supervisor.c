@@ -110,8 +110,7 @@ static bool reap(struct supervisor *s)
     }
 }
 
-/* ---- starting the server ------------------------------------------------------------------------------------------
- */
+/* ---- starting the server ----------------------------------------------------------------------------------------- */
 
 static void become_server(const struct supervisor *s, const char *cwd, char **command, int report)
 {
@@ -165,8 +164,7 @@ static void wipe_environment(void)
     environ[0] = NULL;
 }
 
-/* ---- watching -----------------------------------------------------------------------------------------------------
- */
+/* ---- watching ---------------------------------------------------------------------------------------------------- */
 
 static void hear_control(struct supervisor *s)
 {

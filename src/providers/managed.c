@@ -56,8 +56,7 @@ static void end_job(struct job *job, enum lease_end end)
     free(job);
 }
 
-/* ---- what went wrong ----------------------------------------------------------------------------------------------
- */
+/* ---- what went wrong --------------------------------------------------------------------------------------------- */
 
 /* The call is answered when the job is gone: whoever answers may cancel or ask again at once. */
 static void fail(struct job *job, enum lease_end end, const deputy_failure *failure)
@@ -99,8 +98,7 @@ static void explain(struct job *job)
     fail(job, LEASE_ILL, &failure);
 }
 
-/* ---- the exchange -------------------------------------------------------------------------------------------------
- */
+/* ---- the exchange ------------------------------------------------------------------------------------------------ */
 
 static bool is_broken(enum http_end end)
 {
@@ -167,8 +165,7 @@ static void run_job(struct engine_post *post)
         send_request(job);
 }
 
-/* ---- the vtable ---------------------------------------------------------------------------------------------------
- */
+/* ---- the vtable -------------------------------------------------------------------------------------------------- */
 
 static int complete(void *user, deputy_call *call, const deputy_request *request)
 {

@@ -1,0 +1,68 @@
+#include "managed/launch.h"
+
+#include "managed/child.h"
+#include "managed/drive.h"
+#include "managed/health.h"
+#include "managed/port.h"
+
+#include <stdio.h>
+
+/* It never came to a process: the same events, all at once. */
+static void fail_start(struct deputy_managed *m, const char *why)
+{
+    pthread_mutex_lock(&m->lock);
+    snprintf(m->last_exit, sizeof(m->last_exit), "could not start: %.100s", why);
+    pthread_mutex_unlock(&m->lock);
+    drive_failed(m, "could not start: %s", why);
+    drive_fire(m, LIFE_DIED);
+}
+
+static bool is_used_by_another(const struct deputy_managed *m, uint16_t port)
+{
+    for (const struct deputy_managed *other = m->owner->list; other; other = other->next)
+        if (other != m && other->port == port)
+            return true;
+    return false;
+}
+
+static uint16_t choose_port(const struct deputy_managed *m)
+{
+    uint16_t port = 0;
+    if (m->settings.port)
+        return port_is_free(m->settings.port) ? m->settings.port : 0;
+    for (int i = 0; i < 16 && (port == 0 || is_used_by_another(m, port)); i++)
+        port = port_pick();
+    return port;
+}
+
+void launch_now(struct deputy_managed *m)
+{
+    char why[160];
+    deputy_error error = {0};
+    uint16_t port = choose_port(m);
+    if (port == 0) {
+        if (m->settings.port)
+            snprintf(why, sizeof(why),
+                     "port %u of 127.0.0.1 is taken by another process: end that, or set another port",
+                     (unsigned)m->settings.port);
+        else
+            snprintf(why, sizeof(why), "no free port was found on 127.0.0.1");
+        fail_start(m, why);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->port = port;
+    m->generation++;
+    m->starts++;
+    m->started_us = loop_now_us();
+    m->served = m->ill = false;
+    pthread_mutex_unlock(&m->lock);
+    m->ready_at = 0;
+    snprintf(m->look_says, sizeof(m->look_says), "nothing yet");
+    if (child_start(m, port, &m->child, &error) != DEPUTY_OK) {
+        fail_start(m, error.message);
+        return;
+    }
+    drive_timer(m, TIMER_LATE, m->settings.ready_ms);
+    health_begin(m);
+}
