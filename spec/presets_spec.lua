@@ -50,7 +50,9 @@ describe("a vllm-managed provider", function()
   it("is vllm serve, on loopback, with a key in the environment", function()
     local found = launch '"type": "vllm-managed", "model": "Qwen/Qwen3-0.6B"'
     assert.same({
-      command = { "vllm", "serve", "Qwen/Qwen3-0.6B", "--host", "127.0.0.1", "--port", "{port}" },
+      command = {
+        "vllm", "serve", "Qwen/Qwen3-0.6B", "--allowed-origins", "[]", "--host", "127.0.0.1", "--port", "{port}",
+      },
       env = { "VLLM_API_KEY={apiKey}" }, model = "Qwen/Qwen3-0.6B", health_path = "/health", base_path = "/v1",
       wants_key = true,
     }, found)
@@ -60,8 +62,8 @@ describe("a vllm-managed provider", function()
     local found = launch [["type": "vllm-managed", "model": "m", "venvPath": "~/vllm", "gpuMemoryUtilization": 0.75,
       "maxModelLen": 4096, "tensorParallelSize": 2, "extraArgs": ["--dtype", "auto", "--enforce-eager"],
       "env": {"HF_HOME": "/models"}]]
-    assert.equal("/home/ann/vllm/bin/vllm serve m --gpu-memory-utilization 0.75 --max-model-len 4096 "
-      .. "--tensor-parallel-size 2 --dtype auto --enforce-eager --host 127.0.0.1 --port {port}", words(found.command))
+    assert.equal("/home/ann/vllm/bin/vllm serve m --allowed-origins [] --gpu-memory-utilization 0.75 "
+      .. "--max-model-len 4096 --tensor-parallel-size 2 --dtype auto --enforce-eager --host 127.0.0.1 --port {port}", words(found.command))
     assert.same({
       "HF_HOME=/models", "PATH=/home/ann/vllm/bin:/bin:/usr/bin", "VIRTUAL_ENV=/home/ann/vllm", "VLLM_API_KEY={apiKey}",
     }, found.env)
@@ -170,7 +172,8 @@ describe("deputy providers --commands", function()
     assert.equal(table.concat({
       "# qwen (vllm-managed), in /srv",
       "HF_TOKEN='[key]' PATH=/home/ann/vllm/bin:/usr/bin:/bin VIRTUAL_ENV=/home/ann/vllm VLLM_API_KEY='[key]' "
-        .. "/home/ann/vllm/bin/vllm serve Qwen/Qwen3-0.6B --gpu-memory-utilization 0.75 --host 127.0.0.1 --port 8001",
+        .. "/home/ann/vllm/bin/vllm serve Qwen/Qwen3-0.6B --allowed-origins '[]' --gpu-memory-utilization 0.75 "
+        .. "--host 127.0.0.1 --port 8001",
       "# tiny (llama-server)",
       "LLAMA_API_KEY='[key]' llama-server --model 'it'\\''s.gguf' --alias 'it'\\''s' --hf-token '[key]' "
         .. "--max-tokens 5 '--x-key=[key]' '{a,b}' $'x\\x0ay' '' --host 127.0.0.1 --port {port}",

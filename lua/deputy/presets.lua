@@ -80,10 +80,12 @@ local function venv_env(venv, path)
   return { VIRTUAL_ENV = venv, PATH = venv .. "/bin" .. (path and path ~= "" and ":" .. path or "") }
 end
 
+-- It asks for the key under some paths only: /v1 is one of them, /invocations is not. So at least no page in a browser
+-- may ask it anything.
 makers["vllm-managed"] = function(provider, options)
   local venv = anchor(provider, options, provider.venvPath, true)
   local model = provider.model:find("^%.") and anchor(provider, options, provider.model, true) or provider.model
-  local command = { venv and venv .. "/bin/vllm" or "vllm", "serve", model }
+  local command = { venv and venv .. "/bin/vllm" or "vllm", "serve", model, "--allowed-origins", "[]" }
   option(command, "--gpu-memory-utilization", provider.gpuMemoryUtilization)
   option(command, "--max-model-len", provider.maxModelLen)
   option(command, "--tensor-parallel-size", provider.tensorParallelSize)
