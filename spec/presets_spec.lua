@@ -63,7 +63,8 @@ describe("a vllm-managed provider", function()
       "maxModelLen": 4096, "tensorParallelSize": 2, "extraArgs": ["--dtype", "auto", "--enforce-eager"],
       "env": {"HF_HOME": "/models"}]]
     assert.equal("/home/ann/vllm/bin/vllm serve m --allowed-origins [] --gpu-memory-utilization 0.75 "
-      .. "--max-model-len 4096 --tensor-parallel-size 2 --dtype auto --enforce-eager --host 127.0.0.1 --port {port}", words(found.command))
+      .. "--max-model-len 4096 --tensor-parallel-size 2 "
+      .. "--dtype auto --enforce-eager --host 127.0.0.1 --port {port}", words(found.command))
     assert.same({
       "HF_HOME=/models", "PATH=/home/ann/vllm/bin:/bin:/usr/bin", "VIRTUAL_ENV=/home/ann/vllm", "VLLM_API_KEY={apiKey}",
     }, found.env)
