@@ -87,8 +87,12 @@ int states_each(struct states *states, deputy_state_fn each, void *user)
 
 void states_clear(struct states *states)
 {
-    while (states->map)
-        drop_state(states, states->map);
+    struct state *s = states->map, *next;
+    HASH_CLEAR(hh, states->map); /* the table alone: what was in it is still linked */
+    for (; s; s = next) {
+        next = s->hh.next;
+        free(s);
+    }
 }
 
 int deputy_list_states(const deputy_engine *engine, deputy_state_fn each, void *user)
