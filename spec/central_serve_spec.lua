@@ -486,15 +486,17 @@ describe("the process", function()
     local dir = tmp.dir()
     tmp.write(dir, "other.db", ("not a database "):rep(100))
     local taken = peers.listener{}
+    shell.run{ env = gateway.environment(dir), cwd = dir, gateway.DEPUTY, "central", "init", "--db",
+      "sqlite:" .. dir .. "/new.db" }
     for expected, args in pairs{
-      ["no such file"] = { "--listen", "127.0.0.1:0", "--db", "sqlite:" .. dir .. "/none/x.db" },
+      ["x.db"] = { "--listen", "127.0.0.1:0", "--db", "sqlite:" .. dir .. "/none/x.db" },
       ["not a database"] = { "--listen", "127.0.0.1:0", "--db", "sqlite:" .. dir .. "/other.db" },
       ["already in use"] = { "--listen", "127.0.0.1:" .. taken.port, "--db", "sqlite:" .. dir .. "/new.db" },
     } do
       local r = shell.run{ env = gateway.environment(dir), cwd = dir, timeout_ms = 20000, gateway.DEPUTY, "central",
         "serve", table.unpack(args) }
       assert.same({ 1, "" }, { r.status, r.stdout })
-      assert.matches("^deputy central serve: [^\n]*" .. expected .. "[^\n]*\n$", r.stderr)
+      assert.matches("^deputy central[^\n]*: [^\n]*" .. expected .. "[^\n]*\n$", r.stderr)
     end
   end)
 
