@@ -643,6 +643,35 @@ static void a_request_in_the_moment_of_an_idle_stop(void **state)
     finish(engine, m);
 }
 
+/* What an earlier start has served does not count for one that never came to a process. */
+static void the_port_is_taken_after_a_good_run(void **state)
+{
+    deputy_managed_options o = options_of(NULL);
+    struct ended e;
+    struct server other = {0};
+    (void)state;
+    assert_true(server_listen(&other, 1));
+    o.port = (uint16_t)other.port;
+    close(other.fd);
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    run_once(engine, &e);
+    expect_served(&e);
+    deputy_managed_stop(m, NULL);
+    REACHES(m, STOPPED);
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons(o.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    run_once(engine, &e);
+    expect_primary_error(&e);
+    REACHES(m, FAILED);
+    close(fd);
+    finish(engine, m);
+}
+
 static void deaf_while_it_serves(void **state)
 {
     deputy_managed_options o = options_of("--hang-at", "post", NULL);
@@ -747,6 +776,7 @@ int main(void)
         TEST(a_run_under_way_is_not_cut_by_a_stop),
         TEST(a_start_ends_the_draining),
         TEST(a_request_in_the_moment_of_an_idle_stop),
+        TEST(the_port_is_taken_after_a_good_run),
         TEST(deaf_while_it_serves),
     };
     if (getenv("ONLY_TEST"))
