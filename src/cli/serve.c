@@ -5,6 +5,7 @@
 #include "host.h"
 #include "policy.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -202,6 +203,8 @@ static int run(const struct options *options)
     raise_file_limit();
     struct loaded *loaded = load(&serving, stderr, stderr, &status);
     if (loaded) {
+        /* Threads that only load a policy now and then would each keep an arena of the size of one. */
+        mallopt(M_ARENA_MAX, (int)loaded->config.gateway.workers);
         struct gateway_host host = {
             .user = &serving,
             .load = load_again,
