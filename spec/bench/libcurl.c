@@ -100,7 +100,7 @@ static double cpu_us(void)
 int main(int argc, char **argv)
 {
     must(argc == 4, "expected URL POST|HEAD REQUESTS");
-    long total = atol(argv[3]), started = CALLERS;
+    long total = strtol(argv[3], NULL, 10), started = CALLERS;
     bool post = strcmp(argv[2], "POST") == 0;
     struct epoll_event ready[MAX_READY];
     int running = 1;

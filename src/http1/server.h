@@ -121,8 +121,9 @@ int http1_head(struct http1_exchange *exchange, int status, const struct http1_h
                int64_t length);
 
 /* The next bytes. They go out at the latest before the loop sleeps, together with what else comes until then: up to
- * 16 KiB are copied for that, more is written as far as the socket takes it and the rest copied. false: the caller is slow; everything was taken, but write no more until on_room (or on_gone). Bytes beyond the
- * length that the head gave are dropped. */
+ * 16 KiB are copied for that, more is written as far as the socket takes it and the rest copied. false: the caller is
+ * slow; everything was taken, but write no more until on_room (or on_gone). Bytes beyond the length that the head gave
+ * are dropped. */
 bool http1_write(struct http1_exchange *exchange, const void *bytes, size_t len);
 
 /* The reply is complete. The exchange is gone. Without a head, or with fewer bytes than it gave: as http1_abort. */

@@ -15,6 +15,10 @@
 
 enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64 };
 
+struct place {
+    struct watch *watch; /* or NULL */
+};
+
 struct loop {
     uv_loop_t own;
     uv_loop_t *uv;
@@ -22,8 +26,8 @@ struct loop {
     uv_timer_t timer;
     uv_idle_t soon;
     struct loop_exchange *later, *added;
-    struct watch **watches; /* by descriptor */
-    size_t n_watches;       /* places in it */
+    struct place *places; /* by descriptor */
+    size_t n_places;
     size_t n_parked;
     struct watch *fresh; /* opened in this turn of libcurl */
     struct url_cache urls;
@@ -198,7 +202,7 @@ static void on_watch_closed(uv_handle_t *handle)
 
 static struct watch *find_watch(const struct loop *loop, curl_socket_t fd)
 {
-    return fd >= 0 && (size_t)fd < loop->n_watches ? loop->watches[fd] : NULL;
+    return fd >= 0 && (size_t)fd < loop->n_places ? loop->places[fd].watch : NULL;
 }
 
 static bool is_fresh(const struct watch *watch)
@@ -225,7 +229,7 @@ static void close_watch(struct watch *watch)
 {
     struct loop *loop = watch->loop;
     not_fresh(watch);
-    loop->watches[watch->fd] = NULL;
+    loop->places[watch->fd].watch = NULL;
     loop->n_parked -= watch->parked;
     if (watch->parked)
         let_go_of_number(watch);
@@ -234,24 +238,24 @@ static void close_watch(struct watch *watch)
 
 static void close_watches(struct loop *loop)
 {
-    for (size_t i = 0; i < loop->n_watches; i++)
-        if (loop->watches[i])
-            close_watch(loop->watches[i]);
+    for (size_t i = 0; i < loop->n_places; i++)
+        if (loop->places[i].watch)
+            close_watch(loop->places[i].watch);
 }
 
 static bool make_place(struct loop *loop, curl_socket_t fd)
 {
-    size_t n = loop->n_watches ? loop->n_watches : TABLE_FIRST;
-    if ((size_t)fd < loop->n_watches)
+    size_t n = loop->n_places ? loop->n_places : TABLE_FIRST;
+    if ((size_t)fd < loop->n_places)
         return true;
     while (n <= (size_t)fd)
         n *= 2;
-    struct watch **grown = realloc(loop->watches, n * sizeof(*grown));
+    struct place *grown = realloc(loop->places, n * sizeof(*grown));
     if (!grown)
         return false;
-    memset(grown + loop->n_watches, 0, (n - loop->n_watches) * sizeof(*grown));
-    loop->watches = grown;
-    loop->n_watches = n;
+    memset(grown + loop->n_places, 0, (n - loop->n_places) * sizeof(*grown));
+    loop->places = grown;
+    loop->n_places = n;
     return true;
 }
 
@@ -276,7 +280,7 @@ static struct watch *open_watch(struct loop *loop, curl_socket_t fd)
     watch->fd = fd;
     watch->loop = loop;
     loop->n_open++;
-    return loop->watches[fd] = watch;
+    return loop->places[fd].watch = watch;
 }
 
 /* libcurl closes a socket on which connecting failed without a word, and the next one gets its number: what was polled
@@ -588,7 +592,7 @@ void loop_free(struct loop *loop)
     if (!loop->lent)
         uv_loop_close(&loop->own);
     url_cache_empty(&loop->urls);
-    free(loop->watches);
+    free(loop->places);
     free(loop);
 }
 

@@ -159,20 +159,22 @@ CURLU *url_parsed_handle(const struct url_parsed *url)
     return url->has_zone ? NULL : url->parsed;
 }
 
-static int read_url(const char *url, size_t len, struct url_parsed **out, deputy_error *error)
+/* NULL, with code filled, when it cannot be read. */
+static struct url_parsed *read_url(const char *url, size_t len, int *code, deputy_error *error)
 {
     CURLU *parsed;
     bool has_zone;
-    int code = judge("request", url, parse(url, &parsed, &has_zone), error);
-    struct url_parsed *made = code == DEPUTY_OK ? malloc(sizeof(*made) + len + 1) : NULL;
+    *code = judge("request", url, parse(url, &parsed, &has_zone), error);
+    struct url_parsed *made = *code == DEPUTY_OK ? malloc(sizeof(*made) + len + 1) : NULL;
     if (!made) {
         curl_url_cleanup(parsed);
-        return code == DEPUTY_OK ? error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL") : code;
+        if (*code == DEPUTY_OK)
+            *code = error_set(error, DEPUTY_ENOMEM, "out of memory while reading a URL");
+        return NULL;
     }
     *made = (struct url_parsed){.refs = 1, .has_zone = has_zone, .parsed = parsed};
     memcpy(made->text, url, len + 1);
-    *out = made;
-    return DEPUTY_OK;
+    return made;
 }
 
 int url_read(struct url_cache *cache, const char *url, struct url_parsed **out, deputy_error *error)
@@ -186,15 +188,20 @@ int url_read(struct url_cache *cache, const char *url, struct url_parsed **out, 
     for (size_t i = 0; i < len; i++)
         hash = hash * 31 + (unsigned char)url[i];
     struct url_parsed **slot = &cache->slots[hash % URL_CACHE_SLOTS];
-    if (!*slot || strcmp((*slot)->text, url) != 0) {
-        code = read_url(url, len, out, error);
-        if (code != DEPUTY_OK || len > URL_CACHED_MAX)
+    struct url_parsed *found = *slot;
+    if (!found || strcmp(found->text, url) != 0) {
+        found = read_url(url, len, &code, error);
+        if (!found)
             return code;
+        if (len > URL_CACHED_MAX) {
+            *out = found;
+            return DEPUTY_OK;
+        }
         url_parsed_drop(*slot);
-        *slot = *out;
+        *slot = found;
     }
-    *out = *slot;
-    (*out)->refs++;
+    found->refs++;
+    *out = found;
     return DEPUTY_OK;
 }
 
@@ -207,7 +214,7 @@ struct text {
 
 static bool add(struct text *t, const char *bytes, size_t len)
 {
-    if (t->size - t->len < len + 1) {
+    if (!t->bytes || t->size - t->len < len + 1) {
         size_t size = t->len + len + 128;
         char *grown = realloc(t->bytes, size);
         if (!grown)
