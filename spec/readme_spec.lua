@@ -50,9 +50,13 @@ describe("README.md", function()
     assert.is_true(count >= 4)
   end)
 
-  it("names only files that are there", function()
-    for path in readme:gmatch("%]%(([^)]+)%)") do
-      assert.is_not_nil(io.open(path), path)
+  it("names only files that are there, and so do the other READMEs", function()
+    local all = shell.run{ "git", "ls-files", "*README.md" }.stdout
+    for page in (all ~= "" and all or "README.md\n"):gmatch("[^\n]+") do
+      local folder = page:match("^(.*/)") or ""
+      for path in tmp.read(page):gmatch("%]%(([^)#:]+)%)") do
+        assert.is_not_nil(io.open(folder .. path), page .. " names " .. path)
+      end
     end
   end)
 
