@@ -244,8 +244,8 @@ typedef struct deputy_options {
     const char *bearer_token; /* for requests that bring none; NULL for none */
     const char *ca_file;      /* PEM bundle to trust instead of the system's, or NULL */
     const char *probe_path;   /* ["/api/v1/llms/{llm}"] */
-    bool probe_get;           /* the probe is a GET, for a central that answers HEAD with 405. What comes is thrown away;
-                                 over 64 KiB, or without a length, it counts for nothing */
+    bool probe_get; /* the probe is a GET, for a central that answers HEAD with 405. What comes is thrown away;
+                       over 64 KiB, or without a length, it counts for nothing */
     const deputy_route *inference; /* [chat/completions -> /api/v1/llms/{llm}/infer, * -> /v1/{endpoint}] */
     size_t n_inference;
     const char *policy_settings; /* a JSON object that reaches the script as `settings`; NULL for {} */
@@ -433,8 +433,8 @@ DEPUTY_API int deputy_list_models(deputy_engine *engine, const char *provider, u
 typedef void (*deputy_answer_fn)(void *user, int code, const char *why);
 DEPUTY_API int deputy_ask_available(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
                                     deputy_answer_fn on_answer, void *user, deputy_error *error);
-DEPUTY_API int deputy_ask_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms,
-                                 deputy_model_fn each, deputy_answer_fn on_answer, void *user, deputy_error *error);
+DEPUTY_API int deputy_ask_models(deputy_engine *engine, const char *provider, uint32_t timeout_ms, deputy_model_fn each,
+                                 deputy_answer_fn on_answer, void *user, deputy_error *error);
 
 /* The counters that the script keeps (count(name, n)), sorted by name; each as in deputy_list_failovers. */
 typedef int (*deputy_counter_fn)(void *user, const char *name, double value);
