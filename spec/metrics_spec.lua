@@ -1,5 +1,6 @@
 -- GET /metrics: what Prometheus may read, by its own rules and by OpenTelemetry's conventions for gen_ai; and the
 -- page's facts, which come from the same counts.
+local uv = require "luv"
 local gateway = require "spec.support.gateway"
 local peers = require "spec.support.peers"
 local shell = require "spec.support.shell"
@@ -214,6 +215,27 @@ describe("the metrics", function()
     assert.is_nil(metrics(gw):find("never-answered", 1, true))
   end)
 
+  it("are what Prometheus reads, whatever LLMs and providers are called", function()
+    local long, providers = ('"'):rep(128), { ("\\"):rep(127), "central", "_other" }
+    central:set{ llms = { claude = {}, opus = {}, _other = {}, haiku = {}, [long] = {} } }
+    local gw = start{ providers = {
+      { name = providers[1], type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = { long } },
+      { name = providers[2], type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = { "claude" } },
+      { name = providers[3], type = "openai", url = model.url .. "/v1", model = "qwen3", failoverFor = { "opus" } } } }
+    local llms = { "claude", "opus", "_other", "haiku", long }
+    for _, llm in ipairs(llms) do assert.equal(200, gw:chat{ model = llm }.status) end
+    central:set{ inference = OUTAGE }
+    for _, llm in ipairs(llms) do gw:chat{ model = llm } end
+    gw:chat{ model = "made-up" }
+    local families = parse(metrics(gw))
+    local count = "gen_ai_client_operation_duration_seconds_count"
+    assert.equal(1, value_of(families, count, { gen_ai_operation_name = "chat", gen_ai_request_model = "claude",
+      gen_ai_provider_name = "central (local)" }))
+    assert.equal(1, value_of(families, count, { gen_ai_operation_name = "chat", gen_ai_request_model = long,
+      gen_ai_provider_name = providers[1] }))
+    for _, each in ipairs(gw:ask{ path = "/page.json" }.json.providers) do assert.equal(1, each.answered) end
+  end)
+
   it("keep the script's counters over a reload", function()
     local dir = tmp.dir()
     local script = tmp.write(dir, "p.lua", [[
@@ -257,7 +279,35 @@ describe("a breaker", function()
   end)
 end)
 
+describe("the breaker of an LLM with a stand-in", function()
+  it("is seen however many names callers make up", function()
+    local gw = start{ policy = { settings = { retries = 0, breaker = { failures = 1, openMs = 60000 } } } }
+    central:set{ inference = OUTAGE }
+    for i = 1, 140 do gw:chat{ model = "a" .. i } end
+    gw:chat()
+    local labels = { llm = "claude", state = "open", worker = "0" }
+    assert.equal(1, value_of(parse(metrics(gw)), "deputy_breaker_state", labels))
+    assert.equal("claude", gw:ask{ path = "/page.json" }.json.breakers[1].llm)
+  end)
+end)
+
 describe("the page's facts", function()
+  it("come from providers that take their time, however often they are asked for", function()
+    local slow = peers.openai{ models_steps = { { wait_ms = 1500 }, { json = { data = { { id = "qwen3" } } } } } }
+    local gw = start{ providers = { [2] = { name = "slow", type = "openai", url = slow.url .. "/v1" } } }
+    local open, known = {}, nil
+    for i = 1, 8 do
+      open[i] = gw:open()
+      open[i]:send("GET /page.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+      uv.sleep(550)
+    end
+    for _, each in ipairs(open) do
+      known = known or each:read_reply().body:find('"name":"slow","type":"openai".-"available":true')
+      each:close()
+    end
+    assert.is_truthy(known)
+  end)
+
   it("say which stand-in is available, and why one is not", function()
     local gw = start()
     local providers = gateway.wait_until(function()

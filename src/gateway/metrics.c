@@ -27,6 +27,8 @@ const double metrics_bounds[TIMINGS][METRICS_BOUNDS] = {
 const char *const metrics_outcomes[METRICS_RESULTS] = {"ok", "failed", "cut", "cancelled"};
 const char *const metrics_operations[METRICS_OPERATIONS] = {"chat", "text_completion", "embeddings", "_OTHER"};
 
+static const char central[] = "central", other[] = "_other";
+
 static void copy(char *to, size_t size, const char *from)
 {
     size_t n = from ? strlen(from) : 0;
@@ -67,9 +69,9 @@ struct metrics *metrics_new(unsigned workers)
     m->workers = workers;
     m->started = time(NULL);
     m->n_providers = m->n_errors = 1;
-    copy(m->providers[0].name, METRICS_NAME_SIZE, "central");
+    copy(m->providers[0].name, METRICS_NAME_SIZE, central);
     m->reports = calloc(workers, sizeof(*m->reports));
-    if (!m->reports || !add_llm(m, "_other")) {
+    if (!m->reports || !add_llm(m, other)) {
         metrics_free(m);
         return NULL;
     }
@@ -96,7 +98,7 @@ void metrics_free(struct metrics *m)
 
 static struct llm *find_llm(struct metrics *m, const struct run_report *r)
 {
-    for (size_t i = 1; i < m->n_llms; i++)
+    for (size_t i = 0; i < m->n_llms; i++)
         if (strcmp(m->llms[i].name, r->llm) == 0)
             return &m->llms[i];
     bool proven = r->known || r->outcome->result == DEPUTY_RESULT_OK;
@@ -104,27 +106,39 @@ static struct llm *find_llm(struct metrics *m, const struct run_report *r)
     return added ? added : &m->llms[0];
 }
 
+/* Two series of one name would make all of the text useless, and providers may have any name: one that is called
+ * "_other" shares the place of those for which there is no room. */
 static struct via *find_via(struct llm *llm, const char *name)
 {
     for (size_t i = 0; i < llm->n_vias; i++)
-        if (strcmp(llm->vias[i].name, name ? name : "") == 0)
+        if (strcmp(llm->vias[i].name, name) == 0)
             return &llm->vias[i];
-    size_t at = llm->n_vias < METRICS_VIAS_MAX ? llm->n_vias++ : METRICS_VIAS_MAX - 1;
-    copy(llm->vias[at].name, METRICS_NAME_SIZE, at + 1 < METRICS_VIAS_MAX ? name : "_other");
-    return &llm->vias[at];
+    if (llm->n_vias >= METRICS_VIAS_MAX - 1 && strcmp(name, other) != 0)
+        return find_via(llm, other);
+    copy(llm->vias[llm->n_vias].name, METRICS_NAME_SIZE, name);
+    return &llm->vias[llm->n_vias++];
+}
+
+static const char *name_of_provider(const char *name)
+{
+    return strcmp(name, central) == 0 ? "central (local)" : name;
+}
+
+static size_t find_name(struct metrics *m, const char *name)
+{
+    for (size_t i = 1; i < m->n_providers; i++)
+        if (strcmp(m->providers[i].name, name) == 0)
+            return i;
+    if (m->n_providers >= METRICS_PROVIDERS_MAX - 1 && strcmp(name, other) != 0)
+        return find_name(m, other);
+    copy(m->providers[m->n_providers].name, METRICS_NAME_SIZE, name);
+    return m->n_providers++;
 }
 
 /* NULL is the central. */
 static size_t find_provider(struct metrics *m, const char *name)
 {
-    if (!name)
-        return 0;
-    for (size_t i = 1; i < m->n_providers; i++)
-        if (strcmp(m->providers[i].name, name) == 0)
-            return i;
-    size_t at = m->n_providers < METRICS_PROVIDERS_MAX ? m->n_providers++ : METRICS_PROVIDERS_MAX - 1;
-    copy(m->providers[at].name, METRICS_NAME_SIZE, at + 1 < METRICS_PROVIDERS_MAX ? name : "_other");
-    return at;
+    return name ? find_name(m, name_of_provider(name)) : 0;
 }
 
 static size_t find_error(struct metrics *m, const char *kind, int status)
@@ -285,7 +299,7 @@ static void see_run(struct metrics *m, const struct run_report *r, int64_t at)
         .llm = (uint16_t)(llm - m->llms),
         .error = (uint16_t)find_error(m, o->failure ? deputy_failure_name(o->failure->kind) : "ok", o->status),
     };
-    find_via(llm, o->via)->outcomes[o->result]++;
+    find_via(llm, o->via ? o->via : "")->outcomes[o->result]++;
     m->failovers += o->failover;
     observe_series(m, key, (double)o->us / 1e6);
     if (r->streamed && r->first_us > 0) {
@@ -357,7 +371,7 @@ void metrics_provider(struct metrics *m, const char *name, uint64_t *answered, u
     *answered = *failed = 0;
     pthread_mutex_lock(&m->lock);
     for (size_t i = 1; i < m->n_providers; i++) {
-        if (strcmp(m->providers[i].name, name) != 0)
+        if (strcmp(m->providers[i].name, name_of_provider(name)) != 0)
             continue;
         *answered = m->providers[i].answered;
         *failed = m->providers[i].failed;

@@ -52,8 +52,8 @@ static void buckets(struct draft *to, const char *name, const char *labels, cons
     for (size_t i = 0; i <= METRICS_BOUNDS; i++)
         sum += h->counts[i];
     draft_print(to, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, labels, (unsigned long long)sum);
-    draft_print(to, "%s_sum{%s} %.6f\n%s_count{%s} %llu\n", name, labels, h->sum, name, labels,
-                (unsigned long long)sum);
+    draft_print(to, "%s_sum{%s} %.6f\n", name, labels, h->sum);
+    draft_print(to, "%s_count{%s} %llu\n", name, labels, (unsigned long long)sum);
 }
 
 /* ---- runs ------------------------------------------------------------------------------------------------------- */

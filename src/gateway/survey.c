@@ -184,8 +184,9 @@ void survey_init(struct survey *s, struct worker *worker)
 void survey_ask(struct survey *s, uint32_t patience_ms, struct http1_exchange *exchange, survey_answer answer)
 {
     uint64_t now = uv_now(&s->worker->loop);
-    bool is_fresh = s->begun > 0 && s->station == s->worker->current->number && s->begun + FRESH_MS > now;
-    if (!is_fresh)
+    bool is_ours = s->begun > 0 && s->station == s->worker->current->number;
+    /* A round that goes on is joined, however many come: begun anew each second it would never end. */
+    if (!is_ours || (s->open == 0 && s->begun + FRESH_MS <= now))
         begin_round(s);
     struct waiting *w = s->open > 0 ? malloc(sizeof(*w)) : NULL;
     if (!w) {

@@ -156,11 +156,18 @@ static void add_up_counters(const struct worker *w, struct script_counters *coun
     deputy_list_counters(w->current->engine, add_counter, counters);
 }
 
+struct breaker_search {
+    const deputy_engine *engine;
+    struct worker_report *report;
+    bool with_stand_in;
+};
+
 static int add_breaker(void *user, const char *topic, const char *name, const char *word, int64_t left_ms)
 {
-    struct worker_report *report = user;
+    const struct breaker_search *search = user;
+    struct worker_report *report = search->report;
     struct timespec now;
-    if (strcmp(topic, "breaker") != 0)
+    if (strcmp(topic, "breaker") != 0 || (deputy_failover_for(search->engine, name) != NULL) != search->with_stand_in)
         return 0;
     if (report->n_breakers == METRICS_BREAKERS)
         return 1;
@@ -170,6 +177,15 @@ static int add_breaker(void *user, const char *topic, const char *name, const ch
     b->half_open = left_ms == 0 || strcmp(word, "open") != 0;
     b->until = left_ms > 0 ? (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + left_ms : 0;
     return 0;
+}
+
+/* Those that matter come first: the others' names are made up by callers, as many as they like. */
+static void find_breakers(const deputy_engine *engine, struct worker_report *report)
+{
+    struct breaker_search search = {engine, report, true};
+    deputy_list_states(engine, add_breaker, &search);
+    search.with_stand_in = false;
+    deputy_list_states(engine, add_breaker, &search);
 }
 
 void worker_report(struct worker *w)
@@ -185,7 +201,7 @@ void worker_report(struct worker *w)
     };
     memcpy(report.refused_by, s->refused_by, sizeof(report.refused_by));
     add_up_counters(w, &report.counters);
-    deputy_list_states(w->current->engine, add_breaker, &report);
+    find_breakers(w->current->engine, &report);
     metrics_worker(w->gateway->metrics, w->number, &report);
 }
 
