@@ -215,6 +215,17 @@ describe("an upstream's answer", function()
     end)
   end
 
+  it("that leads elsewhere stays here: a client that followed would take his token there", function()
+    start_with_claude()
+    for _, status in ipairs{ 301, 302, 303, 307, 308 } do
+      upstream:set{ routes = { { "POST .*", { status = status, headers = { Location = "http://192.0.2.1/v1" } } } } }
+      local r = ask()
+      assert.same({ 502, "upstream_redirected" }, { r.status, code_of(r) })
+      assert.is_nil(r.headers.location)
+    end
+    assert.equal(5, upstream:count("POST"))
+  end)
+
   it("that is none says who is to blame: down, slow, or no use", function()
     start{ config = { timeouts = { connectMs = 300, firstByteMs = 300 } } }
     central:llm("down", { url = peers.refused() .. "/v1" })
@@ -290,6 +301,37 @@ describe("a caller", function()
     assert.equal(401, head_alone("/v1/chat/completions", "dpt_nonsense"))
     assert.equal(413, head_alone("/api/v1/llms", central.admin))
     assert.equal(0, upstream:bytes())
+  end)
+
+  it("sends no body to where none is taken, with and without a token", function()
+    start()
+    for path, status in pairs{ ["/v1/nope"] = 404, ["/v1/models"] = 405, ["/api/v1/llms/a/b/infer"] = 404 } do
+      for _, length in ipairs{ "Content-Length: 30000000", "Transfer-Encoding: chunked" } do
+        local c = client.open(central.address, 2000)
+        c:send(("POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n"):format(path, length))
+        assert.same({ path, status }, { path, c:read_reply().status })
+        c:close()
+      end
+    end
+    local c = client.open(central.address, 2000)
+    c:send(("POST /api/v1/users HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nTransfer-Encoding: chunked\r\n\r\n")
+      :format(central.admin))
+    assert.equal(411, c:read_reply().status)
+    c:close()
+  end)
+
+  it("may name the host in the request line", function()
+    start()
+    central:llm("claude", { url = "http://127.0.0.1:9/v1" })
+    local function look(host)
+      local c = client.open(central.address, 2000)
+      c:send(("GET http://%s/api/v1/llms/claude?disabled=show HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n")
+        :format(host, central.address, central.admin))
+      local status = c:read_reply().status
+      c:close()
+      return status
+    end
+    assert.same({ 200, 400 }, { look(central.address), look("elsewhere") })
   end)
 
   it("with a long body who may run it is answered", function()

@@ -166,7 +166,8 @@ end
 -- Only what a caller may not do at all is refused here; the rest is for handle, which sees the body.
 function App:authorize_now(request)
   local route, handlers, key = routes.find((requests.split(request.target)))
-  if not route or not handlers.POST then return nil end
+  -- No body makes that right: nobody has to be let in with one.
+  if not route or not handlers.POST then return self:handle(request) end
   local refusal, caller
   if handlers.infers and key ~= nil then
     caller, refusal = admit_run(self, request, key)

@@ -14,7 +14,7 @@ struct inference {
     struct relay relay;
     struct central *central;
     deputy_provider *provider;
-    bool rejected; /* the upstream refused our key, or us */
+    struct problem kept; /* what is made of a reply that stays here; code NULL: none does */
     char id[REQUEST_ID_SIZE], path[PATH_KEPT], user[USER_KEPT], llm[DEPUTY_NAME_SIZE], endpoint[ENDPOINT_KEPT];
 };
 
@@ -32,11 +32,20 @@ static size_t own_headers(struct relay *relay, const char *via, struct http1_hea
     return 1;
 }
 
-/* To the caller it would look like a verdict on the caller. */
+/* To the caller it would look like a verdict on the caller; and a redirect would lead his token to another host. */
 static bool keeps(struct relay *relay, int status, const char *type)
 {
+    struct inference *f = inference_of(relay);
     (void)type;
-    return inference_of(relay)->rejected = status == 401 || status == 403 || status == 407;
+    if (status == 401 || status == 403 || status == 407)
+        problem_set(&f->kept, 502, "upstream_rejected_key",
+                    "the upstream of '%s' did not accept the central's key: its administrator has to look at it",
+                    f->llm);
+    else if (status >= 300 && status < 400)
+        problem_set(&f->kept, 502, "upstream_redirected",
+                    "the upstream of '%s' answers from another address: its administrator has to look at its URL",
+                    f->llm);
+    return f->kept.code != NULL;
 }
 
 static int keep(struct relay *relay, const void *bytes, size_t len)
@@ -45,12 +54,6 @@ static int keep(struct relay *relay, const void *bytes, size_t len)
     (void)bytes;
     (void)len;
     return DEPUTY_OK;
-}
-
-static void explain_rejection(const struct inference *f, struct problem *problem)
-{
-    problem_set(problem, 502, "upstream_rejected_key",
-                "the upstream of '%s' did not accept the central's key: its administrator has to look at it", f->llm);
 }
 
 static void explain(struct relay *relay, const deputy_outcome *o, const deputy_failure *failure,
@@ -67,13 +70,12 @@ static void explain(struct relay *relay, const deputy_outcome *o, const deputy_f
     problem_from_failure(problem, failure, CULPRIT_UPSTREAM, relay->head_sent);
 }
 
-static void answer_rejected(struct relay *relay, const deputy_outcome *o)
+static void answer_kept(struct relay *relay, const deputy_outcome *o)
 {
     struct http1_header headers[RELAY_OWN_HEADERS];
-    struct problem problem;
     (void)o;
-    explain_rejection(inference_of(relay), &problem);
-    problem_reply(relay->exchange, relay->dialect, &problem, headers, own_headers(relay, NULL, headers));
+    problem_reply(relay->exchange, relay->dialect, &inference_of(relay)->kept, headers,
+                  own_headers(relay, NULL, headers));
 }
 
 static void streaming(struct relay *relay, int change)
@@ -90,8 +92,8 @@ static void over(struct relay *relay, const deputy_outcome *o)
     struct inference *f = inference_of(relay);
     struct problem problem = {.status = o->status};
     char trace_id[TRACE_ID_SIZE];
-    if (f->rejected)
-        explain_rejection(f, &problem);
+    if (f->kept.code)
+        problem = f->kept;
     else if (!relay->head_sent || o->result == DEPUTY_RESULT_CUT)
         explain(relay, o, o->failure ? o->failure : &none, &problem);
     snprintf(trace_id, sizeof(trace_id), "%.32s", relay->traceparent + 3);
@@ -130,7 +132,7 @@ const struct relay_host infer_host = {
     .own_headers = own_headers,
     .keeps = keeps,
     .keep = keep,
-    .answer_kept = answer_rejected,
+    .answer_kept = answer_kept,
     .explain = explain,
     .streaming = streaming,
     .over = over,

@@ -213,7 +213,7 @@ static bool begin(struct asking *a, struct central *c, struct http1_exchange *ex
     a->request = (struct app_request){
         .exchange = exchange,
         .method = http1_method(exchange),
-        .target = http1_target(exchange),
+        .target = a->path, /* and the query: RFC 9112, 3.2.2 lets any client send the host too */
         .id = a->id,
     };
     a->dialect = is(a, "/v1/messages") ? DIALECT_MESSAGES : is(a, "/v1/responses") ? DIALECT_RESPONSES : DIALECT_OPENAI;
@@ -312,7 +312,11 @@ int requests_head(void *user, struct http1_exchange *exchange)
         return 0;
     length = http1_header(exchange, "content-length");
     int64_t bytes = heads_length(length);
-    if (!fits(&a, bytes > 0 ? (size_t)bytes : 0, &problem))
+    if (!a.is_inference && http1_header(exchange, "transfer-encoding")) {
+        problem_set(&problem, 411, "length_required", "expected a Content-Length: a body here may have %d bytes",
+                    MAX_ADMIN_BODY);
+        refuse(&a, &problem);
+    } else if (!fits(&a, bytes > 0 ? (size_t)bytes : 0, &problem))
         refuse(&a, &problem);
     else if (a.is_inference)
         ask_early(&a);
