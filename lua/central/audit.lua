@@ -43,7 +43,7 @@ Audit.__index = Audit
 function audits.new(database, clock)
   return setmetatable({
     database = database, clock = clock, waiting = {}, order = {}, recent = {}, budget = audits.BURST,
-    filled_at = clock.now(), others = 0, cleaned_at = clock.now(),
+    filled_at = clock.elapsed(), others = 0, cleaned_at = clock.elapsed(),
   }, Audit)
 end
 
@@ -114,7 +114,7 @@ end
 
 -- everything: also what would wait for its minute to end; before the log is read, and at the end.
 function Audit:flush(everything)
-  local now = self.clock.now()
+  local now = self.clock.elapsed()
   self:forget_old(now)
   if #self.order == 0 and self.others == 0 then return end
   local due, rest = self:due(now, everything)

@@ -14,6 +14,7 @@
 --   auth:flush()     writes down when tokens were last used; check() only notes it
 local ids = require "central.ids"
 local llms = require "central.llms"
+local rbac = require "central.rbac"
 local tokens = require "central.tokens"
 
 local auths = {}
@@ -63,8 +64,12 @@ local SQL = {
 local HASH, EXPIRES, REVOKED, USER_ID, USER, KIND, DISABLED = 1, 2, 3, 4, 5, 6, 7
 local RIGHTS_ON_ALL, RIGHTS_ON_ONE, GROUP_RIGHTS, LLM = 8, 9, 10, 11
 
--- So many rights are kept; then all is forgotten and found again.
+-- So many rights, and LLMs of so many bytes, are kept; then all is forgotten and found again.
 local MAX_KEPT = 200000
+auths.MAX_BYTES = 128 << 20
+
+-- What a row takes with the replies that are made of it: about, and rather too much.
+local ROW_BYTES, ROW_TIMES = 2048, 3
 
 function auths.new(database, clock)
   local self = setmetatable({ database = database, clock = clock, used = {}, noted = 0 }, Auth)
@@ -76,7 +81,7 @@ end
 
 -- holders: by a token's id. llms: by name and by id. rights: by user's id and LLM's id.
 function Auth:forget()
-  self.holders, self.llms, self.rights, self.kept = {}, {}, {}, 0
+  self.holders, self.llms, self.rights, self.kept, self.bytes = {}, {}, {}, 0, 0
 end
 
 function Auth:query(token_id, key)
@@ -88,16 +93,24 @@ function Auth:query(token_id, key)
   end
   if not row then return nil end
   local holder = table.move(row, HASH, DISABLED, 1, {})
-  local llm = row[LLM] and table.move(row, LLM, LLM + llms.COLUMNS - 1, 1, {}) or nil
-  return holder, (row[RIGHTS_ON_ALL] or 0) | (row[RIGHTS_ON_ONE] or 0) | (row[GROUP_RIGHTS] or 0), llm
+  local rights = (row[RIGHTS_ON_ALL] or 0) | (row[RIGHTS_ON_ONE] or 0) | (row[GROUP_RIGHTS] or 0)
+  -- For whoever may nothing on it there is none: an LLM that exists must not take longer than one that does not.
+  local exists = rbac.allows_any(rights) and row[LLM]
+  return holder, rights, exists and table.move(row, LLM, LLM + llms.COLUMNS - 1, 1, {}) or nil
+end
+
+local function bytes_of(row)
+  local sum = 0
+  for i = 1, llms.COLUMNS do sum = sum + (type(row[i]) == "string" and #row[i] or 0) end
+  return ROW_BYTES + ROW_TIMES * sum
 end
 
 function Auth:keep(token_id, key, holder, rights, llm)
-  if self.kept >= MAX_KEPT then self:forget() end
+  if self.kept >= MAX_KEPT or self.bytes >= auths.MAX_BYTES then self:forget() end
   self.kept = self.kept + 1
   self.holders[token_id] = holder
   -- The one that is there already may have the reply that was made of it.
-  if not self.llms[key] then self.llms[key] = llm end
+  if not self.llms[key] then self.llms[key], self.bytes = llm, self.bytes + bytes_of(llm) end
   local of_user = self.rights[holder[USER_ID]]
   if not of_user then
     of_user = {}

@@ -4,6 +4,8 @@
 --   local clock = clocks.new(now)    now() gives seconds since 1970, with a fraction (the system's clock)
 --   clock.now()                      seconds
 --   clock.text()                     the present as text
+--   clocks.elapsed(now)              a function: seconds that have passed by this clock since some beginning; a clock
+--                                    that is set back makes it stand for a moment, and never go back
 --   clocks.text(seconds)             any time as text
 --   clocks.parse(text)               seconds of a text, or nil; seconds may lack the fraction, the zone must be Z
 local socket = require "socket"
@@ -37,11 +39,20 @@ function clocks.parse(text)
   return seconds + (tonumber("0" .. fraction) or 0)
 end
 
+function clocks.elapsed(now)
+  local total, seen = 0, now()
+  return function()
+    local present = now()
+    total, seen = total + math.max(0, present - seen), present
+    return total
+  end
+end
+
 function clocks.new(now)
   now = now or socket.gettime
   local last, last_text
   return {
-    now = now,
+    now = now, elapsed = clocks.elapsed(now),
     text = function()
       local present = now()
       local ms = math.floor(present * 1000 + 0.01)

@@ -36,6 +36,7 @@ function read.name(text)
   if wrong then return nil, wrong end
   if ids.is_id(text) then return nil, "looks like an id (24 characters from a-z and 0-9): choose another name" end
   if text:find("^%s") or text:find("%s$") then return nil, "must not begin or end with a space" end
+  if text == "*" then return nil, "* stands for all of them: choose another name" end
   return text
 end
 
@@ -100,6 +101,8 @@ function read.variable(text)
   if type(text) ~= "string" or not text:find("^[%a_][%w_]*$") or #text > MAX_NAME then
     return nil, "expected the name of an environment variable (the key itself is never kept here)"
   end
+  -- Those hold the central's own secrets: its database's password, an admin's token.
+  if text:find("^DEPUTY_") then return nil, "DEPUTY_... is for the central itself: choose another variable" end
   return text
 end
 

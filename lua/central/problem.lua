@@ -9,8 +9,9 @@ Problem.__tostring = function(self) return self.message end
 -- For messages: what a caller sent, with no control bytes and not long.
 local function printable(value)
   if type(value) ~= "string" then return value end
-  value = value:gsub("%c", "?")
-  return #value > 64 and value:sub(1, 64) .. "..." or value
+  value = value:gsub("[%c\127]", "?")
+  if not utf8.len(value) then value = value:gsub("[\128-\255]", "?") end
+  return #value > 64 and value:sub(1, utf8.offset(value, 0, 65) - 1) .. "..." or value
 end
 
 local problem = {}

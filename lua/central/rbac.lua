@@ -5,6 +5,7 @@
 -- Rights are a number: for each role two bits, "allowed" and "denied", one for each binding (the column bit of the
 -- table); those of several bindings are or'ed together.
 --   rbac.allows(rights, role)
+--   rbac.allows_any(rights)     whether there is a role that they allow
 --   rbac.ROLES                  in the order of the bits
 --   rbac.is_role(text)
 local rbac = {}
@@ -26,6 +27,13 @@ end
 
 function rbac.allows(rights, role)
   return rights & ALLOW[role] ~= 0 and rights & DENY[role] == 0
+end
+
+function rbac.allows_any(rights)
+  for _, role in ipairs(rbac.ROLES) do
+    if rbac.allows(rights, role) then return true end
+  end
+  return false
 end
 
 return rbac

@@ -60,7 +60,7 @@ function services.open(options)
   end
   return setmetatable({
     database = database, clock = clock, log = log, auth = auths.new(database, clock),
-    audit = audits.new(database, clock), flushed_at = clock.now(), checked_at = clock.now(),
+    audit = audits.new(database, clock), flushed_at = clock.elapsed(), checked_at = clock.elapsed(),
   }, Service)
 end
 
@@ -539,7 +539,9 @@ operation("delete_binding", "binding.revoke", function(self, actor, id)
   local row, missing
   return change(self, function()
     row, missing = bindings.find(self.database, id)
-    return allow_binding(self, actor, row and row[bindings.LLM_ID])
+    local caller, why = allow_binding(self, actor, row and row[bindings.LLM_ID])
+    -- In the words for one that does not exist.
+    return caller, why and why.status == 403 and services.forbidden("admin", false) or why
   end, function()
     if not row then return nil, missing end
     bindings.delete(self.database, row)
@@ -615,7 +617,7 @@ end
 
 -- Once a second; short.
 function Service:tick()
-  local now = self.clock.now()
+  local now = self.clock.elapsed()
   quietly(self, "audit", self.audit.flush, self.audit)
   if now - self.flushed_at >= FLUSH_USES_S then
     self.flushed_at = now

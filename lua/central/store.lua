@@ -21,6 +21,7 @@
 -- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
 local DIALECTS = { sqlite = require "central.dialect_sqlite", postgres = require "central.dialect_postgres" }
 
+local clocks = require "central.clock"
 local socket = require "socket"
 
 local store = {}
@@ -65,7 +66,7 @@ function store.open(options)
   if not target then return nil, why end
   local self = setmetatable({
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
-    clock = options.clock or os.time, commits = 0,
+    elapsed = clocks.elapsed(options.clock or os.time), commits = 0,
   }, Store)
   -- Another process may be recovering the file, or turning it into its first form, without anybody to wait for.
   local ok, failure
@@ -79,7 +80,7 @@ function store.open(options)
 end
 
 function Store:connect()
-  local now = self.clock()
+  local now = self.elapsed()
   if now < self.retry_at then raise("lost", "the database does not answer: " .. self.last_failure) end
   local connection, why = self.dialect.connect(self.target, store.TIMEOUT_MS)
   if not connection then
@@ -241,7 +242,7 @@ end
 
 -- Notices a connection that died while nobody used it, so that no request has to.
 function Store:check()
-  if self.connection or self.clock() >= self.retry_at then pcall(self.one, self, self.dialect.PING) end
+  if self.connection or self.elapsed() >= self.retry_at then pcall(self.one, self, self.dialect.PING) end
 end
 
 return store

@@ -1,0 +1,127 @@
+-- What somebody with few rights or none tries on the central, and what a clock does that is set back.
+local databases = require "spec.support.central_db"
+
+teardown(databases.stop)
+
+local function authorize(c, path, token)
+  return c.app:authorize{ method = "POST", target = path, authorization = token and "Bearer " .. token, peer = "-" }
+end
+
+for _, kind in ipairs(databases.KINDS) do
+  describe("The central on " .. kind, function()
+    local c
+
+    before_each(function() c = databases.central(kind) end)
+    after_each(databases.close)
+
+    it("takes no body for a path that nothing is served at", function()
+      assert.equal(404, authorize(c, "/v1/nope").status)
+      assert.equal(404, authorize(c, "/api/v1/llms/a/b/infer").status)
+      assert.equal(405, authorize(c, "/v1/models").status)
+      assert.equal(401, authorize(c, "/v1/responses").status)
+      assert.is_nil(authorize(c, "/v1/responses", c.admin))
+    end)
+
+    it("looks up again what a refused caller asks for, whether it exists or not", function()
+      c:llm("claude")
+      local nobody, asked = c:user("nobody"), 0
+      local query = c.service.auth.query
+      c.service.auth.query = function(...)
+        asked = asked + 1
+        return query(...)
+      end
+      for _ = 1, 3 do
+        for _, name in ipairs{ "claude", "nope" } do
+          local before = asked
+          assert.equal(403, c:ask("HEAD", "/api/v1/llms/" .. name, nobody).status)
+          assert.equal(before + 1, asked, name)
+        end
+      end
+    end)
+
+    it("tells nobody whether a binding exists that is not his", function()
+      c:llm("claude")
+      local nobody = c:user("nobody")
+      local binding = c:grant{ user = "nobody", role = "run", llm = "claude" }
+      local there = c:ask("DELETE", "/api/v1/bindings/" .. binding.id, nobody)
+      local not_there = c:ask("DELETE", "/api/v1/bindings/" .. binding.id:gsub("^.", "x"), nobody)
+      assert.same({ 403, not_there.body }, { there.status, there.body })
+    end)
+
+    it("gives no LLM the name that stands for all of them", function()
+      assert.equal("invalid_request", c:code("POST", "/api/v1/llms", c.admin, { name = "*", url = "http://h/v1" }))
+    end)
+
+    it("lets no LLM have the secrets of the central itself as its key", function()
+      local r = c:ask("POST", "/api/v1/llms", c.admin, { name = "x", url = "http://h/v1",
+        apiKeyEnv = "DEPUTY_CENTRAL_DB" })
+      assert.same({ 400, "apiKeyEnv" }, { r.status, r.json.error.param })
+    end)
+
+    it("answers in UTF-8, whatever it cuts short", function()
+      for i = 0, 3 do
+        local name = ("a"):rep(61 + i) .. ("%C3%A9"):rep(10)
+        local r = c:ask("GET", "/api/v1/llms/" .. name, c.admin)
+        assert.equal(404, r.status)
+        assert.is_truthy(utf8.len(r.body), r.body)
+      end
+      local r = c:ask("GET", "/api/v1/llms?%ff=1&%ff=2", c.admin)
+      assert.same({ 400, true }, { r.status, utf8.len(r.body) ~= nil })
+    end)
+
+    it("writes refusals and uses of tokens down while its clock is set back", function()
+      local nobody = c:user("nobody")
+      c.app:tick()
+      c.clock.now = c.clock.now - 7200
+      for i = 1, 8 do
+        c.clock.now = c.clock.now + 1
+        assert.equal(403, c:ask("GET", "/api/v1/llms/x" .. i, nobody).status)
+        c.app:tick()
+      end
+      local rows = c.service.database:all("SELECT target FROM audit WHERE outcome = 'refused' ORDER BY seq")
+      assert.equal(8, #rows)
+      local used = c.service.database:one("SELECT last_used_at FROM tokens WHERE last_used_at IS NOT NULL")
+      assert.is_truthy(used)
+    end)
+
+    it("keeps no more of its LLMs than it has room for", function()
+      local auths, service = require "central.auth", c.service
+      local max = auths.MAX_BYTES
+      finally(function() auths.MAX_BYTES = max end)
+      auths.MAX_BYTES = 100000
+      for i = 1, 40 do c:llm("llm" .. i, { description = ("d"):rep(2000) }) end
+      local most = 0
+      for i = 1, 40 do
+        assert.equal(200, c:ask("HEAD", "/api/v1/llms/llm" .. i, c.admin).status)
+        local kept = 0
+        for _ in pairs(service.auth.llms) do kept = kept + 1 end
+        most = math.max(most, kept)
+      end
+      assert.is_true(most <= 13, most)
+    end)
+  end)
+end
+
+describe("A database that does not answer", function()
+  it("is tried again soon, however far its clock is set back meanwhile", function()
+    local now, tries = 1000000, 0
+    local store = require "central.store"
+    local database = assert(store.open{ db = databases.new("sqlite"), clock = function() return now end })
+    finally(function() database:close() end)
+    database:drop()
+    local dialect = database.dialect
+    database.dialect = setmetatable({ connect = function()
+      tries = tries + 1
+      return nil, "down"
+    end }, { __index = dialect })
+    assert.is_false(pcall(database.one, database, "SELECT 1"))
+    now = now - 86400
+    assert.is_false(pcall(database.one, database, "SELECT 1"))
+    assert.equal(1, tries)
+    for _ = 1, 3 do
+      now = now + 1
+      pcall(database.one, database, "SELECT 1")
+    end
+    assert.is_true(tries > 1)
+  end)
+end)
