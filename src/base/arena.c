@@ -3,8 +3,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-/* So large that common heaps map each by itself and give it back to the system at once. */
+/* Mapped, not from the heap: once a heap got a block of this size back it keeps the next one for itself. */
 enum { CHUNK = 256 << 10 };
 
 struct arena_chunk {
@@ -31,13 +32,13 @@ static void *take_small(struct arena *arena, size_t size)
         return block;
     }
     if (arena->left < bytes) {
-        struct arena_chunk *chunk = malloc(sizeof(*chunk) + CHUNK);
-        if (!chunk)
+        struct arena_chunk *chunk = mmap(NULL, CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (chunk == MAP_FAILED)
             return NULL;
         chunk->next = arena->chunks;
         arena->chunks = chunk;
         arena->at = chunk->bytes;
-        arena->left = CHUNK;
+        arena->left = CHUNK - sizeof(*chunk);
     }
     struct head *head = (struct head *)(void *)arena->at;
     arena->at += bytes;
@@ -92,7 +93,7 @@ void arena_empty(struct arena *arena)
     while (arena->chunks) {
         struct arena_chunk *chunk = arena->chunks;
         arena->chunks = chunk->next;
-        free(chunk);
+        munmap(chunk, CHUNK);
     }
     memset(arena, 0, sizeof(*arena));
 }

@@ -72,12 +72,21 @@ static void watch_script(struct reload *r)
 
 /* ---- off the loop ----------------------------------------------------------------------------------------------- */
 
-static void on_work(uv_work_t *work)
+static void *work(void *user)
 {
-    struct chief *chief = work->data;
+    struct chief *chief = user;
     struct reload *r = &chief->reload;
     const struct gateway_host *host = chief->gateway.host;
     r->loaded = host->load(host->user, &r->settings, r->problem, sizeof(r->problem));
+    uv_async_send(&r->worked);
+    return NULL;
+}
+
+/* A thread for this one time: glibc keeps some memory back for each thread, and those of a pool would each fill up to
+ * the size of a configuration. */
+static bool start_work(struct chief *chief)
+{
+    return pthread_create(&chief->reload.thread, NULL, work, chief) == 0;
 }
 
 /* ---- on the loop again ------------------------------------------------------------------------------------------ */
@@ -156,11 +165,9 @@ static void give_up(struct chief *chief)
 
 static void begin(struct chief *chief);
 
-static void on_worked(uv_work_t *work, int status)
+static void finish(struct chief *chief)
 {
-    struct chief *chief = work->data;
     struct reload *r = &chief->reload;
-    (void)status;
     r->busy = false;
     if (atomic_load(&chief->gateway.draining)) {
         give_up(chief);
@@ -184,6 +191,15 @@ static void on_worked(uv_work_t *work, int status)
         begin(chief);
 }
 
+static void on_worked(uv_async_t *worked)
+{
+    struct chief *chief = worked->data;
+    if (!chief->reload.busy)
+        return;
+    pthread_join(chief->reload.thread, NULL);
+    finish(chief);
+}
+
 static void begin(struct chief *chief)
 {
     struct reload *r = &chief->reload;
@@ -196,10 +212,9 @@ static void begin(struct chief *chief)
     memset(&r->settings, 0, sizeof(r->settings));
     look_at_script(r); /* before it is read: a change meanwhile is seen as one */
     notify_reloading();
-    r->work.data = chief;
-    if (uv_queue_work(&chief_worker(chief)->loop, &r->work, on_work, on_worked) != 0) {
+    if (!start_work(chief)) {
         snprintf(r->problem, sizeof(r->problem), "no thread for it");
-        on_worked(&r->work, 0);
+        finish(chief);
     }
 }
 
@@ -216,17 +231,24 @@ void reload_open(struct chief *chief)
     struct reload *r = &chief->reload;
     uv_fs_event_init(&chief_worker(chief)->loop, &r->watch);
     uv_timer_init(&chief_worker(chief)->loop, &r->settle);
-    r->watch.data = r->settle.data = chief;
+    uv_async_init(&chief_worker(chief)->loop, &r->worked, on_worked);
+    r->watch.data = r->settle.data = r->worked.data = chief;
     r->open = true;
     watch_script(r);
 }
 
 void reload_close(struct chief *chief)
 {
-    if (!chief->reload.open)
+    struct reload *r = &chief->reload;
+    if (!r->open)
         return;
-    uv_close((uv_handle_t *)&chief->reload.watch, NULL);
-    uv_close((uv_handle_t *)&chief->reload.settle, NULL);
+    if (r->busy)
+        pthread_join(r->thread, NULL);
+    r->busy = r->open = false;
+    give_up(chief);
+    uv_close((uv_handle_t *)&r->watch, NULL);
+    uv_close((uv_handle_t *)&r->settle, NULL);
+    uv_close((uv_handle_t *)&r->worked, NULL);
 }
 
 void reload_ask(struct chief *chief, struct http1_exchange *exchange, reload_told told)

@@ -6,6 +6,7 @@
 
 #include "gateway/gateway.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <uv.h>
@@ -16,7 +17,8 @@ struct reload_waiter;
 
 /* Zeroed at first. */
 struct reload {
-    uv_work_t work;
+    pthread_t thread; /* of the one under way */
+    uv_async_t worked;
     uv_fs_event_t watch;
     uv_timer_t settle;
     bool open, watching, busy, again;
@@ -32,7 +34,7 @@ struct reload {
 /* script: the one that is in force. seen: its file, as it was read. */
 void reload_init(struct chief *chief, const char *script);
 void reload_open(struct chief *chief);  /* watches; the loop is there */
-void reload_close(struct chief *chief); /* the loop is turned after it */
+void reload_close(struct chief *chief); /* waits for the one under way and drops it; the loop is turned after it */
 
 /* Reloads soon. told (may be NULL) is called once it is over, from the loop, with this exchange. */
 typedef void (*reload_told)(struct chief *chief, struct http1_exchange *exchange, bool ok, const char *problem);
