@@ -84,6 +84,28 @@ for _, kind in ipairs(databases.KINDS) do
       assert.is_truthy(used)
     end)
 
+    it("holds nobody up for long while another process has the writers' lock, however many want to write", function()
+      c:llm("claude")
+      local other = assert(require("central.store").open{ db = c.url })
+      finally(function() other:close() end)
+      local socket = require "socket"
+      other:transaction(function()
+        local began = socket.gettime()
+        for i = 1, 10 do
+          assert.equal(503, c:ask("POST", "/api/v1/users", c.admin, { name = "u" .. i }).status)
+          assert.equal(200, c:ask("HEAD", "/api/v1/llms/claude", c.admin).status)
+        end
+        c.app:tick()
+        assert.is_true(socket.gettime() - began < 2.8, socket.gettime() - began)
+      end)
+      local deadline, status = socket.gettime() + 5
+      repeat
+        socket.sleep(0.1)
+        status = c:ask("POST", "/api/v1/users", c.admin, { name = "late" }).status
+      until status ~= 503 or socket.gettime() > deadline
+      assert.equal(201, status)
+    end)
+
     it("keeps no more of its LLMs than it has room for", function()
       local auths, service = require "central.auth", c.service
       local max = auths.MAX_BYTES

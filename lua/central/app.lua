@@ -26,7 +26,7 @@ local App = {}
 App.__index = App
 
 function apps.new(options)
-  local service, why = services.open(options)
+  local service, why = services.open{ db = options.db, log = options.log, now = options.now, hurry = true }
   if not service then return nil, why end
   return setmetatable({ service = service, auth = service.auth, audit = service.audit }, App)
 end

@@ -1,6 +1,7 @@
 -- What can be done, each with the actor who does it: for the HTTP API, and for commands that work on the database.
 --
---   local service, why = services.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), now = f }
+--   local service, why = services.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), now = f,
+--     hurry = true (store.lua) }
 --   local result, why = service:create_user(actor, { name = "alice" })
 -- Each operation returns its result, or nil and a problem (problem.lua). Objects have the keys of the HTTP API.
 --
@@ -58,6 +59,7 @@ function services.open(options)
     database:close()
     return nil, why
   end
+  database.hurry = options.hurry
   return setmetatable({
     database = database, clock = clock, log = log, auth = auths.new(database, clock),
     audit = audits.new(database, clock), flushed_at = clock.elapsed(), checked_at = clock.elapsed(),

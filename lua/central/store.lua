@@ -14,9 +14,10 @@
 --                               { kind = "busy" | "lost" | "failed", message = "..." }
 -- These raise such an error; a value with a NUL byte is refused, since the drivers would cut it there.
 --
--- Nothing waits longer than store.TIMEOUT_MS. A lost connection is opened again by the next call, but not more often
--- than every few seconds while the server does not answer. No rows are kept here: each call sees what was committed
--- before it, by whichever process.
+-- Nothing waits longer than store.TIMEOUT_MS. After database.hurry = true, which is for a server, a statement that has
+-- waited for so long in vain is "busy" at once for as long again: nobody queues behind others who wait. A lost
+-- connection is opened again by the next call, but not more often than every few seconds while the server does not
+-- answer. No rows are kept here: each call sees what was committed before it, by whichever process.
 --
 -- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
 local DIALECTS = { sqlite = require "central.dialect_sqlite", postgres = require "central.dialect_postgres" }
@@ -66,7 +67,7 @@ function store.open(options)
   if not target then return nil, why end
   local self = setmetatable({
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
-    elapsed = clocks.elapsed(options.clock or os.time), commits = 0,
+    elapsed = clocks.elapsed(options.clock or socket.gettime), commits = 0, busy_until = {},
   }, Store)
   -- Another process may be recovering the file, or turning it into its first form, without anybody to wait for.
   local ok, failure
@@ -125,6 +126,7 @@ function Store:fail(sql, why)
     pcall(statement.close, statement)
   end
   local kind = self.dialect.classify(why)
+  if kind == "busy" and self.hurry then self.busy_until[sql] = self.elapsed() + store.TIMEOUT_MS / 1000 end
   if self.connection and not self.connection:ping() then
     kind = "lost"
     self:drop()
@@ -147,9 +149,15 @@ local function check_values(...)
   end
 end
 
+function Store:check_busy(sql)
+  if self.elapsed() < self.busy_until[sql] then raise("busy", "a moment ago the database was too busy for this") end
+  self.busy_until[sql] = nil
+end
+
 -- The values must live until the rows are read: the driver binds pointers to them. They do: as arguments of one, all.
 function Store:execute(sql, ...)
   check_values(...)
+  if self.busy_until[sql] then self:check_busy(sql) end
   local statement = self.statements[sql] or self:prepare(sql)
   local ok, done, why = pcall(statement.execute, statement, ...)
   if not ok or not done then self:fail(sql, ok and why or done) end
