@@ -12,7 +12,7 @@ local function world(changes)
       local files = {
         ["/etc/deputy/token"] = SECRET .. "\n", ["/etc/deputy/dos"] = SECRET .. "\r\n", ["/etc/deputy/empty"] = "\n",
         ["/etc/deputy/two"] = SECRET .. "\n" .. SECRET .. "\n", ["/etc/deputy/huge"] = ("x"):rep(9000),
-        ["/home/ann/key"] = "sk-key",
+        ["/home/ann/key"] = "sk-key", ["/etc/deputy/ca.pem"] = "-----BEGIN CERTIFICATE-----\n",
       }
       if not files[path] then return nil, "No such file or directory" end
       return files[path]:sub(1, max)
@@ -184,8 +184,18 @@ describe("the configuration", function()
   end)
 
   it("takes file names from the current directory when it does not know its own", function()
-    local settings = config.parse('{"central": {"url": "http://c", "caFile": "ca.pem"}}', {})
+    local settings = config.parse('{"central": {"url": "http://c", "caFile": "ca.pem"}}',
+      { read_file = function() return "-----BEGIN CERTIFICATE-----" end })
     assert.equal("ca.pem", settings.central.caFile)
+  end)
+
+  it("wants certificates that can be read where it is told to trust some", function()
+    assert.same({
+      "1 central.caFile: cannot read the file that it names (relative names start in /etc/deputy): " ..
+        "No such file or directory",
+      "2 providers[0].caFile: expected certificates in PEM form, and there are none in the file that it names",
+    }, problems_of('{"central": {"url": "https://c", "caFile": "none.pem"},\n"providers": [{"name": "a", ' ..
+      '"type": "openai", "url": "https://p/v1", "caFile": "token"}]}'))
   end)
 
   it("does not mind a byte order mark", function()

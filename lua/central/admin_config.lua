@@ -12,7 +12,7 @@ local admin_config = {}
 local schema = kinds.object{
   listen = kinds.address{ default = "127.0.0.1:7070", tcp = true },
   db = kinds.secret(), -- a postgres:// URL may hold a password
-  caFile = kinds.path(),
+  caFile = kinds.bundle(),
   log = kinds.object{
     format = kinds.choice{ "logfmt", "json", default = "logfmt" },
     level = kinds.choice{ "error", "warn", "info", "debug", default = "info" },

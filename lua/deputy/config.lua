@@ -34,6 +34,7 @@ local config = {}
 
 local MAX_CONFIG_BYTES = 1024 * 1024
 local MAX_SECRET_BYTES = 8192
+local MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 local MAX_NAME_BYTES = 128
 local DAY_MS = 86400000
 local GIB = 1024 * 1024 * 1024
@@ -52,6 +53,7 @@ local text, name, names, path, url = kind "text", kind "name", kind "names", kin
 local integer, choice, list = kind "integer", kind "choice", kind "list"
 local template, routes, address, settings = kind "template", kind "routes", kind "address", kind "settings"
 local secret = kind "secret" -- also comes as ...File
+local bundle = kind "bundle" -- the path of certificates to trust
 local variant = kind "variant" -- an object whose other keys depend on its "type"
 
 local function object(fields) return { kind = "object", fields = fields } end
@@ -61,19 +63,19 @@ local function ms(default) return integer{ min = 1, max = DAY_MS, default = defa
 local provider = variant{
   common = { name = name{ required = true }, failoverFor = names() }, types = managed_keys.types(kind),
 }
-provider.types.openai = { url = url{ required = true }, model = text(), apiKey = secret(), caFile = path() }
+provider.types.openai = { url = url{ required = true }, model = text(), apiKey = secret(), caFile = bundle() }
 provider.types.echo = {}
 
 config.kinds = {
   object = object, text = text, integer = integer, choice = choice, address = address, path = path, secret = secret,
-  ms = ms,
+  bundle = bundle, ms = ms,
 }
 
 local schema = object{
   central = object{
     url = url{ required = true, example = "https://central.example" },
     bearerToken = secret(),
-    caFile = path(),
+    caFile = bundle(),
     probe = template{ default = "/api/v1/llms/{llm}", may = { llm = true }, must = "llm" },
     probeMethod = choice{ "HEAD", "GET", default = "HEAD" },
     inference = routes{
@@ -420,6 +422,24 @@ function read.path(self, spec, value, key, place)
   return expanded
 end
 
+function Reader:named_file(key, place, file, max)
+  local content, why = self.read_file(file, max)
+  if content then return content end
+  return self:problem(key, place, "cannot read the file that it names (relative names start in %s): %s", self.dir, why)
+end
+
+-- Without certificates no server can be trusted, so what is wrong with them is found before anybody asks one.
+function read.bundle(self, spec, value, key, place)
+  local file = read.path(self, spec, value, key, place)
+  if not file then return nil end
+  local content = self:named_file(key, place, file, MAX_BUNDLE_BYTES)
+  if not content then return nil end
+  if not content:find("-----BEGIN ", 1, true) then
+    return self:problem(key, place, "expected certificates in PEM form, and there are none in the file that it names")
+  end
+  return file
+end
+
 function Reader:default_address(value)
   local path_ = value:match("^unix:(.*)$")
   if not path_ then return value end
@@ -468,11 +488,8 @@ end
 function Reader:secret_file(key, place, value)
   local file = read.path(self, {}, value, key, place)
   if not file then return nil end
-  local content, why = self.read_file(file, MAX_SECRET_BYTES + 3)
-  if not content then
-    return self:problem(key, place, "cannot read the file that it names (relative names start in %s): %s", self.dir,
-      why)
-  end
+  local content = self:named_file(key, place, file, MAX_SECRET_BYTES + 3)
+  if not content then return nil end
   content = content:gsub("\r?\n$", "")
   local wrong = secret_problem(content)
   if wrong then return self:problem(key, place, "what the file holds %s", wrong) end
