@@ -106,7 +106,10 @@ describe("deputy", function()
       { { "asc" }, "unknown command 'asc': did you mean 'ask'?" },
       { { "porbe", "claude" }, "unknown command 'porbe': did you mean 'probe'?" },
       { { "serve-the-world" }, "unknown command 'serve-the-world'\n" },
-      { { "--halp" }, "unknown option '--halp'" },
+      { { "--halp" }, "unknown option '--halp': options stand behind the command\n" },
+      { { "-c", "deputy.json", "ask" }, "unknown option '-c': options stand behind the command\n" },
+      { { "check", "deputy.json" }, "unexpected argument 'deputy.json': a configuration is named with -c FILE\n" },
+      { { "providers", "strat", "tiny" }, "unknown operand 'strat': expected discover, start, stop or restart\n" },
       { { "ask", "--strem", "a", "b" }, "unknown option '--strem': did you mean '--stream'?" },
       { { "ask", "--jsno=1", "a", "b" }, "unknown option '--jsno': did you mean '--json'?" },
       { { "probe", "--json", "a" }, "unknown option '--json'" },
@@ -240,6 +243,16 @@ describe("deputy check", function()
     assert.equal(0, deputy{ "check" }.status)
   end)
 
+  it("does not take for served what deputy serve would refuse to serve", function()
+    configure{ gateway = { listen = "0.0.0.0:4141" } }
+    local r = deputy{ "check" }
+    assert.same({ 1, "" }, { r.status, r.stderr })
+    assert.matches("^deputy.json: gateway.listen: 0.0.0.0:4141 can be reached from other machines, .*gateway.apiKeys",
+      r.stdout)
+    configure{ gateway = { listen = "0.0.0.0:4141", apiKeys = { "a-key-of-the-gateway" } } }
+    assert.equal(0, deputy{ "check" }.status)
+  end)
+
   it("warns of what is risky, on stderr", function()
     configure{ policy = { gate = "policy" } }
     uv.fs_chmod(dir .. "/token", 420) -- 0644
@@ -285,7 +298,22 @@ describe("deputy probe", function()
     start_world()
     local out, status, err = verdict{ "probe", "claude", "-v" }
     assert.same({ "allowed\n", 0 }, { out, status })
-    assert.matches("claude: allowed %(probe: ok, status 200, ", err)
+    assert.matches("claude: allowed %(probe: ok, status 200, [%d.]+ ms%)\n$", err)
+  end)
+
+  it("says with -v what to look at when there is no verdict", function()
+    start_world()
+    local words = { [302] = "redirects are not followed", [404] = "see central.url and central.probe",
+      [405] = "see central.probeMethod" }
+    for status, text in pairs(words) do
+      central:set{ probe = { status = status } }
+      local out, _, err = verdict{ "probe", "claude", "-v" }
+      assert.equal("unreachable\n", out)
+      assert.is_truthy(err:find(text, 1, true), err)
+    end
+    central:stop()
+    local _, _, err = verdict{ "probe", "claude", "-v" }
+    assert.matches("nobody listens where central.url leads\n$", err)
   end)
 
   it("asks nobody about a name that cannot be one, or without a token", function()
@@ -562,6 +590,8 @@ describe("deputy providers", function()
       "off|openai|-|no|-|" .. peers.refused() .. "/v1|-",
     }, { lines[1], lines[2], lines[3] })
     assert.matches("^e|echo|claude|yes|%-|%-|", lines[4])
+    r = deputy{ "providers", env = { XDG_RUNTIME_DIR = false } }
+    assert.matches("\nwhether 'deputy serve' runs is not known: no control socket is configured: ", r.stdout)
     assert.matches("deputy providers: 'off': ", deputy{ "providers", "-v" }.stderr)
   end)
 

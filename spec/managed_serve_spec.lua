@@ -471,6 +471,12 @@ describe("deputy ask", function()
     assert.matches("deputy ask: claude: the central answered 503 %(outage%): the central is down", r.stderr)
   end)
 
+  it("shows the last lines of a server that failed", function()
+    local r = shell.run(ask({ restart = false }, "--print", "no weights \27[31mhere", "--exit", "3"))
+    assert.equal(1, r.status)
+    assert.matches("'tiny' was allowed to stand in, but failed too %(connect%)\n  | no weights  %[31mhere\n", r.stderr)
+  end)
+
   it("starts nothing beforehand, whatever prewarm says", function()
     central:set{ inference = false, tokens = { ["tok-a"] = { run = { "claude" } } } }
     local r = shell.run(ask{ prewarm = "at-start" })
@@ -493,9 +499,11 @@ end)
 describe("deputy check", function()
   it("warns of programs, folders and models that are not there", function()
     local path = tmp.write(dir, "deputy.json", cjson.encode(config{
-      { name = "a", type = "managed", command = { "no-such-server" }, cwd = dir .. "/none" },
+      { name = "a", type = "managed", command = { "no-such-server", "{port}" }, cwd = dir .. "/none" },
       { name = "b", type = "llama-server", model = "none.gguf", executable = "./none" },
-      { name = "c", type = "managed", command = { "sh" }, cwd = dir },
+      { name = "c", type = "managed", command = { "sh" }, cwd = dir, env = { PORT = "{port}" } },
+      { name = "d", type = "managed", command = { "sh" } },
+      { name = "e", type = "managed", command = { "sh" }, port = 8001 },
     }))
     local r = shell.run{ DEPUTY, "check", "-c", path, env = { DEPUTY_LUA = uv.cwd() .. "/lua" } }
     assert.equal(0, r.status)
@@ -506,6 +514,8 @@ describe("deputy check", function()
       ("providers[0].cwd: warning: %s/none: No such file or directory"):format(dir),
       ("providers[1]: warning: there is no program %s/./none: it is not installed yet, or elsewhere"):format(dir),
       ("providers[1].model: warning: cannot read %s/none.gguf: No such file or directory"):format(dir),
+      "providers[3].command: warning: nothing tells the server its port, which is another one at each start: "
+        .. "put {port} into command or env, or set port",
     }, lines)
   end)
 end)

@@ -2,6 +2,8 @@
 
 #include "json_in.h"
 #include "json_out.h"
+#include "live_server.h"
+#include "managed.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -144,6 +146,16 @@ static void say_verdict(const struct ask_end *end, const deputy_trace *probe)
         complain(command, "no failover: the policy called no stand-in, though the central allows it (probe: %s)", how);
 }
 
+/* What a model server of ours wrote before it failed is nearest to the cause. Keys are blotted out in it. */
+static void show_output(const struct ask_end *end, const char *provider)
+{
+    deputy_managed *managed = managed_find(end->host->managed, provider);
+    char output[4096];
+    size_t len = managed ? deputy_managed_output(managed, output, sizeof(output)) : 0;
+    if (len > 0)
+        live_server_output(stderr, output);
+}
+
 static void say_why_alone(const struct ask_end *end)
 {
     const deputy_outcome *o = end->outcome;
@@ -156,6 +168,8 @@ static void say_why_alone(const struct ask_end *end)
     } else if (local) {
         how_it_ended(local, how, sizeof(how));
         complain(command, "no failover: '%s' was allowed to stand in, but failed too (%s)", local->provider, how);
+        if (!local->status)
+            show_output(end, local->provider);
     } else if (probe) {
         say_verdict(end, probe);
     } else if (note) {

@@ -1,4 +1,5 @@
 #include "config.h"
+#include "gateway/chief.h"
 #include "options.h"
 
 #include <errno.h>
@@ -30,6 +31,15 @@ static bool is_program(const char *name)
     return false;
 }
 
+/* In a command, in an environment: the only ways in which a server learns its port. */
+static bool names_port(const char *const *strings)
+{
+    for (size_t i = 0; strings && strings[i]; i++)
+        if (strstr(strings[i], "{port}"))
+            return true;
+    return false;
+}
+
 /* Only warnings: what is started may well be installed later than it is configured. */
 static void check_launch(const struct config *config, size_t i)
 {
@@ -41,11 +51,26 @@ static void check_launch(const struct config *config, size_t i)
         fprintf(stderr,
                 "%s: providers[%zu]: warning: there is no program %s%s: it is not installed yet, or elsewhere\n",
                 config->file, i, o->command[0], strchr(o->command[0], '/') ? "" : " in PATH");
+    if (o->port == 0 && !names_port(o->command) && !names_port(o->env))
+        fprintf(stderr,
+                "%s: providers[%zu].command: warning: nothing tells the server its port, which is another one at each "
+                "start: put {port} into command or env, or set port\n",
+                config->file, i);
     if (o->cwd && access(o->cwd, X_OK) != 0)
         fprintf(stderr, "%s: providers[%zu].cwd: warning: %s: %s\n", config->file, i, o->cwd, strerror(errno));
     if (p->model && strcmp(p->type, "llama-server") == 0 && access(p->model, R_OK) != 0)
         fprintf(stderr, "%s: providers[%zu].model: warning: cannot read %s: %s\n", config->file, i, p->model,
                 strerror(errno));
+}
+
+/* With --listen it may still be served elsewhere; as it stands it is not. */
+static int check_gateway(const struct config *config)
+{
+    char problem[512];
+    if (chief_may_listen(config->gateway.listen, &config->gateway, problem, sizeof(problem)))
+        return STATUS_OK;
+    printf("%s: gateway.listen: %s\n", config->file, problem);
+    return STATUS_FAILED;
 }
 
 /* Loaded and verified as every other command would, with the settings that it would get. */
@@ -68,7 +93,8 @@ static int run(const struct options *options)
     int status = config_load(options, stdout, stderr, &config);
     if (status == STATUS_OK) {
         char key[160];
-        int found = check_policy(&config) | check_file(&config, "central.caFile", config.options.ca_file);
+        int found = check_policy(&config) | check_gateway(&config);
+        found |= check_file(&config, "central.caFile", config.options.ca_file);
         for (size_t i = 0; i < config.n_providers; i++) {
             snprintf(key, sizeof(key), "providers[%zu].caFile", i);
             found |= check_file(&config, key, config.providers[i].ca_file);

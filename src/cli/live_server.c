@@ -38,10 +38,10 @@ static void print_bytes(const char *what, double bytes)
 }
 
 /* Control bytes could do anything to a terminal. */
-static void print_clean(const char *text, size_t len)
+static void print_clean(FILE *out, const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++)
-        putchar((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i]);
+        fputc((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i], out);
 }
 
 static void print_text(const char *what, const char *text)
@@ -49,11 +49,11 @@ static void print_text(const char *what, const char *text)
     if (!text)
         return;
     printf("  %s: ", what);
-    print_clean(text, strlen(text));
+    print_clean(stdout, text, strlen(text));
     putchar('\n');
 }
 
-static void print_output(const char *output)
+void live_server_output(FILE *out, const char *output)
 {
     size_t len = output ? strlen(output) : 0;
     while (len > 0 && (output[len - 1] == '\n' || output[len - 1] == '\r'))
@@ -65,9 +65,9 @@ static void print_output(const char *output)
     for (size_t at = begin; at < len;) {
         const char *end = memchr(output + at, '\n', len - at);
         size_t n = end ? (size_t)(end - output) - at : len - at;
-        fputs("  | ", stdout);
-        print_clean(output + at, n < MAX_LINE ? n : MAX_LINE);
-        putchar('\n');
+        fputs("  | ", out);
+        print_clean(out, output + at, n < MAX_LINE ? n : MAX_LINE);
+        fputc('\n', out);
         at += n + 1;
     }
 }
@@ -92,7 +92,7 @@ void live_server_print(yajl_val live)
     const char *name = control_text(live, "name"), *state = control_text(live, "state");
     if (!control_flag(live, "managed") || !name)
         return;
-    print_clean(name, strlen(name));
+    print_clean(stdout, name, strlen(name));
     printf(": %s", state ? state : "?");
     print_running(live);
     printf("; %.0f starts, %.0f crashes", control_number(live, "starts", 0), control_number(live, "crashes", 0));
@@ -101,7 +101,7 @@ void live_server_print(yajl_val live)
     putchar('\n');
     print_text("last exit", control_text(live, "lastExit"));
     print_text("problem", control_text(live, "problem"));
-    print_output(control_text(live, "output"));
+    live_server_output(stdout, control_text(live, "output"));
 }
 
 /* ---- for programs -------------------------------------------------------------------------------------------------
@@ -112,6 +112,7 @@ void live_server_json(yajl_gen json, yajl_val live)
     static const char *const texts[] = {"state", "lastExit", "problem", "output"};
     static const char *const numbers[] = {"pid",    "port",   "since",   "uptimeMs", "active",
                                           "queued", "starts", "crashes", "stops",    "memoryBytes"};
+    char seconds[400]; /* of any double */
     if (!control_flag(live, "managed"))
         return;
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
@@ -123,7 +124,8 @@ void live_server_json(yajl_gen json, yajl_val live)
         yajl_gen_integer(json, (long long)control_number(live, numbers[i], 0));
     }
     json_key(json, "readySeconds");
-    yajl_gen_double(json, control_number(live, "readySeconds", 0));
+    int len = snprintf(seconds, sizeof(seconds), "%.3f", control_number(live, "readySeconds", 0));
+    yajl_gen_number(json, seconds, (size_t)len);
     int64_t gpu = gpu_bytes(live);
     json_key(json, "gpuBytes");
     if (gpu < 0)

@@ -2,6 +2,7 @@
 #ifndef CLI_LIVE_SERVER_H
 #define CLI_LIVE_SERVER_H
 
+#include <stdio.h>
 #include <yajl/yajl_gen.h>
 #include <yajl/yajl_tree.h>
 
@@ -10,6 +11,10 @@
 
 /* "qwen: ready for 12 s, pid 71, port 8001, ...", then what went wrong and its last lines. */
 void live_server_print(yajl_val live);
+
+/* The last lines of what a server wrote, each after "  | ", with nothing that could move a terminal's cursor. output
+ * may be NULL. */
+void live_server_output(FILE *out, const char *output);
 
 /* The members of an open object. */
 void live_server_json(yajl_gen json, yajl_val live);

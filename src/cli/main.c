@@ -41,6 +41,8 @@ static int unknown_command(const char *name)
     fprintf(stderr, "deputy: unknown %s '%.64s'", name[0] == '-' ? "option" : "command", name);
     if (near)
         fprintf(stderr, ": did you mean '%s'?", near);
+    else if (name[0] == '-')
+        fputs(": options stand behind the command", stderr);
     fputs("\nTry 'deputy --help'.\n", stderr);
     return STATUS_USAGE;
 }

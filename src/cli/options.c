@@ -199,7 +199,9 @@ static int read_operands(const struct command *command, int n, char **operands, 
         return usage_error(command, "expected %s", command->operands);
     if (n > command->n_operands)
         return usage_error(command, "unexpected argument '%.64s'%s", operands[command->n_operands],
-                           command->n_operands ? ": put what has spaces in quotes" : "");
+                           command->n_operands                  ? ": put what has spaces in quotes"
+                           : (command->accepts & OPTION_CONFIG) ? ": a configuration is named with -c FILE"
+                                                                : "");
     options->operands = operands;
     options->n_operands = n;
     return -1;

@@ -2,6 +2,29 @@
 
 #include <stdio.h>
 
+/* What to look at, in words of the configuration. */
+static const char *advice(const deputy_probe_answer *answer)
+{
+    switch (answer->kind) {
+    case DEPUTY_PROBE_CONNECT:
+        return ": nobody listens where central.url leads";
+    case DEPUTY_PROBE_DNS:
+        return ": the host of central.url is not known";
+    case DEPUTY_PROBE_TLS:
+        return ": no TLS that can be trusted where central.url leads; see central.caFile";
+    case DEPUTY_PROBE_TIMEOUT:
+        return ": no answer within timeouts.probeMs";
+    case DEPUTY_PROBE_OK:
+        if (answer->status == 404)
+            return ": nothing is there; see central.url and central.probe";
+        if (answer->status == 405)
+            return ": it takes no such method; see central.probeMethod";
+        return answer->status >= 300 && answer->status < 400 ? ": redirects are not followed; see central.url" : "";
+    default:
+        return "";
+    }
+}
+
 static void explain(const struct host *host, const char *llm, deputy_verdict verdict, const deputy_probe_answer *answer)
 {
     if (!host->config.options.bearer_token)
@@ -9,8 +32,8 @@ static void explain(const struct host *host, const char *llm, deputy_verdict ver
                  "%s: no token to ask with: set central.bearerToken or central.bearerTokenFile in %s", llm,
                  host->config.file);
     else if (host->options->verbose)
-        fprintf(stderr, "deputy probe: %s: %s (probe: %s, status %d, %.1f ms)\n", llm, deputy_verdict_name(verdict),
-                deputy_probe_kind_name(answer->kind), answer->status, (double)answer->us / 1000);
+        fprintf(stderr, "deputy probe: %s: %s (probe: %s, status %d, %.1f ms)%s\n", llm, deputy_verdict_name(verdict),
+                deputy_probe_kind_name(answer->kind), answer->status, (double)answer->us / 1000, advice(answer));
 }
 
 static int probe(struct host *host, const char *llm)

@@ -28,6 +28,7 @@ struct row {
 struct live {
     struct control_reply reply;
     bool running; /* and with this configuration */
+    bool unknown; /* whether it does: there is no way to ask */
 };
 
 /* ---- asking ----------------------------------------------------------------------------------------------------- */
@@ -276,7 +277,8 @@ static void print_host(const struct live *live)
     const char *listen = control_text(all, "listen"), *problem = control_text(all, "reloadProblem");
     double seconds = (double)time(NULL) - control_number(all, "started", 0) / 1000;
     if (!live->running) {
-        printf("\nnot running: %s; they were asked directly\n", live->reply.problem);
+        printf("\n%s: %s; they were asked directly\n",
+               live->unknown ? "whether 'deputy serve' runs is not known" : "not running", live->reply.problem);
         return;
     }
     printf("\nrunning: pid %.0f, listening on %s, for %.0f s, %.0f requests in flight, %.0f streams\n",
@@ -295,6 +297,7 @@ static void ask_host(const struct options *options, const struct config *config,
 {
     enum control_result result = control_ask(config, "GET", "/providers?output", LIVE_MS, &live->reply);
     const char *theirs = control_text(live->reply.json, "config");
+    live->unknown = result == CONTROL_NO_SOCKET;
     live->running = result == CONTROL_ANSWERED && live->reply.status == 200 && control_is_same(config, &live->reply);
     if (result == CONTROL_ANSWERED && !live->running)
         snprintf(live->reply.problem, sizeof(live->reply.problem),
@@ -379,6 +382,9 @@ static int run(const struct options *options)
         return usage_error(options->command, "--commands goes without '%.64s'", verb);
     if ((options->ports || options->llm) && strcmp(verb, "discover") != 0)
         return usage_error(options->command, "--ports and --for go with 'discover'");
+    if (verb[0] && strcmp(verb, "discover") != 0 && !operate_knows(verb))
+        return usage_error(options->command, "unknown operand '%.64s': expected discover, start, stop or restart",
+                           verb);
     if (options->n_operands > 1 && !operate_knows(verb))
         return usage_error(options->command, "unexpected argument '%.64s'", options->operands[1]);
     if (strcmp(verb, "discover") == 0)
@@ -389,9 +395,6 @@ static int run(const struct options *options)
         return usage_error(options->command, "expected '%s NAME'", verb);
     if (operate_knows(verb))
         return operate_run(options, verb, options->operands[1]);
-    if (verb[0])
-        return usage_error(options->command, "unknown operand '%.64s': expected discover, start, stop or restart",
-                           verb);
     return list(options);
 }
 
