@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+enum { MAPPED_FROM = 128 << 10 };
+
 /* ---- the configuration, as the gateway sees it ------------------------------------------------------------------- */
 
 /* One for the process. */
@@ -52,10 +54,13 @@ static int read_all(struct loaded *loaded, FILE *problems, FILE *warnings)
         return status;
     if (serving->options->listen)
         config->gateway.listen = serving->options->listen;
-    atomic_store(&serving->log_json, config->gateway.log_json);
-    atomic_store(&serving->log_level, (int)config->gateway.log_level);
-    if (policy_prepare(config, &error) == DEPUTY_OK &&
-        managed_take(&serving->pool, config, &loaded->managed, &error) == DEPUTY_OK) {
+    int code = policy_prepare(config, &error);
+    if (code == DEPUTY_OK) { /* not for one that is refused; servers that start now speak by it already */
+        atomic_store(&serving->log_json, config->gateway.log_json);
+        atomic_store(&serving->log_level, (int)config->gateway.log_level);
+        code = managed_take(&serving->pool, config, &loaded->managed, &error);
+    }
+    if (code == DEPUTY_OK) {
         config->gateway.warning = config->policy_warning[0] ? config->policy_warning : NULL;
         return STATUS_OK;
     }
@@ -193,6 +198,14 @@ static void raise_file_limit(void)
     }
 }
 
+/* Threads that only load a policy now and then would each keep an arena of the size of one. And glibc would raise the
+ * size from which memory is mapped after the first large buffer: later ones would leave holes in the heap. */
+static void keep_memory_small(unsigned workers)
+{
+    mallopt(M_ARENA_MAX, (int)workers);
+    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM);
+}
+
 static int run(const struct options *options)
 {
     int status = check_address(options);
@@ -203,8 +216,7 @@ static int run(const struct options *options)
     raise_file_limit();
     struct loaded *loaded = load(&serving, stderr, stderr, &status);
     if (loaded) {
-        /* Threads that only load a policy now and then would each keep an arena of the size of one. */
-        mallopt(M_ARENA_MAX, (int)loaded->config.gateway.workers);
+        keep_memory_small(loaded->config.gateway.workers);
         struct gateway_host host = {
             .user = &serving,
             .load = load_again,

@@ -88,8 +88,8 @@ void metrics_write_summary(struct metrics *metrics, struct draft *to);
 
 /* Members of the page's object: "started", "inFlight", "streams", "workers", "reloads", "reloadsFailed",
  * "reloadProblem", "breakers" (those that are not closed), "seen" (what was seen of each LLM), "runs" (newest first).
- */
-void metrics_write_json(struct metrics *metrics, struct draft *to);
+ * What went wrong in a reload is for operators. */
+void metrics_write_json(struct metrics *metrics, bool for_operators, struct draft *to);
 
 /* How often a local provider was asked by a run: with and without success. */
 void metrics_provider(struct metrics *metrics, const char *name, uint64_t *answered, uint64_t *failed);

@@ -60,14 +60,20 @@ static void write_breakers(const struct metrics *m, struct draft *to)
         }
 }
 
-static void write_summary(const struct metrics *m, struct draft *to)
+/* What is wrong names files and addresses, which are the operator's business alone. */
+static void write_reload_problem(const struct metrics *m, bool for_operators, struct draft *to)
+{
+    draft_json(to, !m->reload_failed ? NULL : for_operators ? m->reload_problem : "the log says why");
+}
+
+static void write_summary(const struct metrics *m, bool for_operators, struct draft *to)
 {
     draft_print(to,
                 "\"started\":%lld,\"inFlight\":%lld,\"streams\":%lld,\"workers\":%u,\"reloads\":%llu,"
                 "\"reloadsFailed\":%llu,\"reloadProblem\":",
                 (long long)m->started * 1000, (long long)m->in_flight, (long long)m->streams, m->workers,
                 (unsigned long long)m->reloads[true], (unsigned long long)m->reloads[false]);
-    draft_json(to, m->reload_failed ? m->reload_problem : NULL);
+    write_reload_problem(m, for_operators, to);
     draft_word(to, ",\"breakers\":[");
     write_breakers(m, to);
     draft_word(to, "]");
@@ -76,14 +82,14 @@ static void write_summary(const struct metrics *m, struct draft *to)
 void metrics_write_summary(struct metrics *m, struct draft *to)
 {
     pthread_mutex_lock(&m->lock);
-    write_summary(m, to);
+    write_summary(m, true, to);
     pthread_mutex_unlock(&m->lock);
 }
 
-void metrics_write_json(struct metrics *m, struct draft *to)
+void metrics_write_json(struct metrics *m, bool for_operators, struct draft *to)
 {
     pthread_mutex_lock(&m->lock);
-    write_summary(m, to);
+    write_summary(m, for_operators, to);
     draft_word(to, ",\"seen\":[");
     for (size_t i = 1; i < m->n_llms; i++) {
         draft_word(to, i > 1 ? "," : "");

@@ -75,13 +75,14 @@ static void reply_with_data(struct worker *w, struct http1_exchange *exchange)
         {"cross-origin-resource-policy", "same-origin"},
     };
     struct draft text = DRAFT(MAX_DATA);
+    bool local = http1_is_local(exchange);
     draft_print(&text, "{\"version\":\"%s\",\"draining\":%s,\"listen\":", deputy_version(),
                 w->state == WORKER_SERVING ? "false" : "true");
     draft_json(&text, w->server ? http1_address(w->server) : NULL);
     draft_word(&text, ",");
-    facts_write_json(w, http1_is_local(exchange) ? FACTS_FOR_OPERATORS : FACTS_FOR_CALLERS, &text);
+    facts_write_json(w, local ? FACTS_FOR_OPERATORS : FACTS_FOR_CALLERS, &text);
     draft_word(&text, ",");
-    metrics_write_json(w->gateway->metrics, &text);
+    metrics_write_json(w->gateway->metrics, local, &text);
     draft_word(&text, "}\n");
     http1_reply(exchange, text.failed ? 503 : 200, headers, sizeof(headers) / sizeof(headers[0]), text.text,
                 text.failed ? 0 : text.len);
