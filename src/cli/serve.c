@@ -14,8 +14,6 @@
 
 enum { MAPPED_FROM = 128 << 10 };
 
-enum { MAPPED_FROM = 128 << 10 };
-
 /* ---- the configuration, as the gateway sees it ------------------------------------------------------------------- */
 
 /* One for the process. */
@@ -198,14 +196,6 @@ static void raise_file_limit(void)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-}
-
-/* Threads that only load a policy now and then would each keep an arena of the size of one. And glibc would raise the
- * size from which memory is mapped after the first large buffer: later ones would leave holes in the heap. */
-static void keep_memory_small(unsigned workers)
-{
-    mallopt(M_ARENA_MAX, (int)workers);
-    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM);
 }
 
 /* Threads that only load a policy now and then would each keep an arena of the size of one. And glibc would raise the
