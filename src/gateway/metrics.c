@@ -80,11 +80,12 @@ struct metrics *metrics_new(unsigned workers)
 
 void metrics_free(struct metrics *m)
 {
-    struct series *s, *next;
     if (!m)
         return;
-    HASH_ITER (hh, m->series, s, next) {
-        HASH_DEL(m->series, s);
+    struct series *s = m->series, *next;
+    HASH_CLEAR(hh, m->series); /* the table alone: what was in it is still linked */
+    for (; s; s = next) {
+        next = s->hh.next;
         free(s);
     }
     for (size_t i = 0; i < m->n_llms; i++)
