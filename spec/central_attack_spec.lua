@@ -1,5 +1,9 @@
 -- What somebody with few rights or none tries on the central, and what a clock does that is set back.
+local centrals = require "spec.support.central"
 local databases = require "spec.support.central_db"
+local postgres = require "spec.support.postgres"
+local socket = require "socket"
+local uv = require "luv"
 
 teardown(databases.stop)
 
@@ -88,7 +92,6 @@ for _, kind in ipairs(databases.KINDS) do
       c:llm("claude")
       local other = assert(require("central.store").open{ db = c.url })
       finally(function() other:close() end)
-      local socket = require "socket"
       other:transaction(function()
         local began = socket.gettime()
         for i = 1, 10 do
@@ -145,5 +148,24 @@ describe("A database that does not answer", function()
       pcall(database.one, database, "SELECT 1")
     end
     assert.is_true(tries > 1)
+  end)
+end)
+
+describe("A PostgreSQL server that stands still, while its machine does not", function()
+  it("costs a request its answer, and nobody the central", function()
+    local url = databases.new("postgres")
+    local central = centrals.start{ db = url }
+    finally(centrals.stop_all)
+    central:llm("claude", { url = "http://127.0.0.1:9/v1" })
+    local backend = math.tointeger(tonumber((postgres.run(url,
+      "SELECT pid FROM pg_stat_activity WHERE application_name = 'deputy-central'"))))
+    assert.equal(0, uv.kill(backend, "sigstop"))
+    local began = socket.gettime()
+    local status = central:call("HEAD", "/api/v1/llms/claude").status
+    local took = socket.gettime() - began
+    uv.kill(backend, "sigcont")
+    assert.equal(503, status)
+    assert.is_true(took < 4.8, took)
+    assert.equal(200, central:call("HEAD", "/api/v1/llms/claude").status)
   end)
 end)

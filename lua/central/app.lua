@@ -1,6 +1,7 @@
 -- The deciding half of the control plane over HTTP: takes a request, gives a reply or where to forward it.
 --
---   local app, why = require("central.app").new{ db =, log = function(level, text), now = clock (optional) }
+--   local app, why = require("central.app").new{ db =, log = function(level, text), now = clock (optional),
+--                                                watch = function(fd) (optional; store.lua) }
 --   app:handle(request)      { status =, headers =, body =, user =, route = }, or for inference { forward = { key =,
 --                            name =, llm =, url =, model =, api_key_env =, api_key_file =, type = }, endpoint =,
 --                            dialect =, user =, route = }. Tables may be shared by replies: read only
@@ -26,7 +27,8 @@ local App = {}
 App.__index = App
 
 function apps.new(options)
-  local service, why = services.open{ db = options.db, log = options.log, now = options.now, hurry = true }
+  local service, why = services.open{ db = options.db, log = options.log, now = options.now, hurry = true,
+    watch = options.watch }
   if not service then return nil, why end
   return setmetatable({ service = service, auth = service.auth, audit = service.audit }, App)
 end

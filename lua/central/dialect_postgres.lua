@@ -1,6 +1,7 @@
 -- What is particular to PostgreSQL: a server that may be away, and several machines that write.
 local DBI = require "DBI"
 local socket = require "socket"
+local uv = require "luv"
 
 local postgres = {}
 postgres.name = "postgres"
@@ -86,9 +87,35 @@ end
 local REFUSED = "the server refused the connection: the user, the password or the database's name may be wrong, or it "
   .. "is starting, or full; its own log says which"
 
+-- By the kernel's names for them: { ["socket:[1234]"] = descriptor }.
+local function sockets()
+  local found, scan = {}, uv.fs_scandir("/proc/self/fd")
+  local name = scan and uv.fs_scandir_next(scan)
+  while name do
+    local link = uv.fs_readlink("/proc/self/fd/" .. name)
+    if link and link:find("^socket:") then found[link] = tonumber(name) end
+    name = uv.fs_scandir_next(scan)
+  end
+  return found
+end
+
+-- The driver does not tell its socket: it is the one that was not there before.
+local function new_socket(before)
+  local found
+  for link, fd in pairs(sockets()) do
+    if not before[link] then
+      if found then return nil end
+      found = fd
+    end
+  end
+  return found
+end
+
+-- The connection and its socket (or nil, when that is not clear); nil and why.
 function postgres.connect(target, timeout_ms)
   local ok, why = listens(target, timeout_ms)
   if not ok then return nil, postgres.clean(target, why) end
+  local before = sockets()
   local connection
   ok, connection, why = pcall(DBI.Connect, "PostgreSQL", target.url)
   if not ok or not connection then
@@ -96,7 +123,7 @@ function postgres.connect(target, timeout_ms)
     return nil, postgres.clean(target, why:find("server closed the connection", 1, true) and REFUSED or why)
   end
   connection:autocommit(true)
-  return connection
+  return connection, nil, new_socket(before)
 end
 
 function postgres.claim()

@@ -1,7 +1,7 @@
 -- What can be done, each with the actor who does it: for the HTTP API, and for commands that work on the database.
 --
 --   local service, why = services.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), now = f,
---     hurry = true (store.lua) }
+--     hurry = true, watch = f (store.lua) }
 --   local result, why = service:create_user(actor, { name = "alice" })
 -- Each operation returns its result, or nil and a problem (problem.lua). Objects have the keys of the HTTP API.
 --
@@ -51,7 +51,7 @@ Service.__index = Service
 function services.open(options)
   local clock = clocks.new(options.now)
   local log = options.log or function() end
-  local database, why = store.open{ db = options.db, log = log }
+  local database, why = store.open{ db = options.db, log = log, watch = options.watch }
   if not database then return nil, why end
   local version
   version, why = migrations.run(database)

@@ -1,6 +1,6 @@
 -- The database: connecting, prepared statements, transactions, and what happens when it is busy or gone.
 --
---   local database, why = store.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text) }
+--   local database, why = store.open{ db = "sqlite:FILE" | "postgres://...", log = function(level, text), watch = f }
 --   database:one(sql, ...)      the first row as an array, or nil; ? in sql stands for one of the values
 --   database:all(sql, ...)      every row; the statement bounds how many
 --   database:run(sql, ...)      how many rows were changed
@@ -18,6 +18,9 @@
 -- waited for so long in vain is "busy" at once for as long again: nobody queues behind others who wait. A lost
 -- connection is opened again by the next call, but not more often than every few seconds while the server does not
 -- answer. No rows are kept here: each call sees what was committed before it, by whichever process.
+--
+-- watch(fd) is told the connection's socket, where there is one, and watch(nil) before it is closed: when a server has
+-- died and its machine has not, nothing here would ever end, and shutting the socket down from outside ends it.
 --
 -- Integers come back as 32 bits from PostgreSQL, so larger numbers and times are kept as text.
 local DIALECTS = { sqlite = require "central.dialect_sqlite", postgres = require "central.dialect_postgres" }
@@ -68,6 +71,7 @@ function store.open(options)
   local self = setmetatable({
     dialect = dialect, target = target, statements = {}, log = options.log or function() end, retry_at = 0,
     elapsed = clocks.elapsed(options.clock or socket.gettime), commits = 0, busy_until = {},
+    watch = options.watch or function() end,
   }, Store)
   -- Another process may be recovering the file, or turning it into its first form, without anybody to wait for.
   local ok, failure
@@ -83,7 +87,7 @@ end
 function Store:connect()
   local now = self.elapsed()
   if now < self.retry_at then raise("lost", "the database does not answer: " .. self.last_failure) end
-  local connection, why = self.dialect.connect(self.target, store.TIMEOUT_MS)
+  local connection, why, fd = self.dialect.connect(self.target, store.TIMEOUT_MS)
   if not connection then
     self.last_failure = why
     self.failures = (self.failures or 0) + 1
@@ -94,6 +98,7 @@ function Store:connect()
   if self.failures then self.log("info", "the database answers again") end
   self.failures, self.retry_at = nil, 0
   self.connection = connection
+  self.watch(fd)
   local ok, failure = pcall(function()
     for _, sql in ipairs(self.dialect.SETTINGS) do self:one(sql) end
   end)
@@ -110,6 +115,7 @@ function Store:drop()
   -- The next connection counts the others' commits anew.
   self.commits = self.commits + 1
   if not connection then return end
+  self.watch(nil)
   for _, statement in pairs(statements) do pcall(statement.close, statement) end
   pcall(connection.close, connection)
 end

@@ -1,5 +1,7 @@
 #include "central/app.h"
 
+#include "central/watchdog.h"
+
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -13,6 +15,7 @@ struct app {
     lua_State *L;
     struct log *log;
     const char *db;
+    struct watchdog *watchdog;
     int traceback, object, request; /* in the registry */
     const struct app_request *current;
 };
@@ -205,11 +208,13 @@ static void ask_app(struct app *app, const char *method, bool may_be_nil, const 
     lua_rawgeti(L, LUA_REGISTRYINDEX, app->traceback);
     lua_pushcfunction(L, ask);
     lua_pushlightuserdata(L, &call);
+    watchdog_begin(app->watchdog);
     if (lua_pcall(L, 1, 1, 1) != LUA_OK) {
         memset(reply, 0, sizeof(*reply));
         reply->failed = true;
         complain(app, method, request);
     }
+    watchdog_end(app->watchdog);
     app->current = NULL;
 }
 
@@ -257,10 +262,12 @@ static bool tell_app(struct app *app, const char *method)
     lua_rawgeti(L, LUA_REGISTRYINDEX, app->traceback);
     lua_pushcfunction(L, tell);
     lua_pushlightuserdata(L, &call);
-    if (lua_pcall(L, 1, 2, 1) == LUA_OK)
-        return true;
-    complain(app, method, NULL);
-    return false;
+    watchdog_begin(app->watchdog);
+    bool called = lua_pcall(L, 1, 2, 1) == LUA_OK;
+    watchdog_end(app->watchdog);
+    if (!called)
+        complain(app, method, NULL);
+    return called;
 }
 
 void app_tick(struct app *app)
@@ -295,6 +302,14 @@ static int say(lua_State *L)
     const char *text = luaL_checkstring(L, 2);
     if (log_begin(app->log, (deputy_log_level)level, text))
         log_end(app->log);
+    return 0;
+}
+
+/* watch(fd): the database's socket; nil: none, before it is closed */
+static int watch(lua_State *L)
+{
+    struct app *app = lua_touserdata(L, lua_upvalueindex(1));
+    watchdog_watch(app->watchdog, (int)luaL_optinteger(L, 1, -1));
     return 0;
 }
 
@@ -334,11 +349,14 @@ static int open_app(lua_State *L)
     lua_pushliteral(L, "central.app");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "new");
-    lua_createtable(L, 0, 2);
+    lua_createtable(L, 0, 3);
     set_text(L, "db", app->db);
     lua_pushlightuserdata(L, app);
     lua_pushcclosure(L, say, 1);
     lua_setfield(L, -2, "log");
+    lua_pushlightuserdata(L, app);
+    lua_pushcclosure(L, watch, 1);
+    lua_setfield(L, -2, "watch");
     lua_call(L, 1, 2);
     lua_pushvalue(L, -2);
     app->object = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -353,13 +371,16 @@ static void first_line(const char *text, char *out, size_t size)
 struct app *app_open(const char *lua_dir, const char *db, struct log *log, char *problem, size_t size)
 {
     struct app *app = calloc(1, sizeof(*app));
-    lua_State *L = app ? luaL_newstate() : NULL;
+    struct watchdog *watchdog = app ? watchdog_new() : NULL;
+    lua_State *L = watchdog ? luaL_newstate() : NULL;
     if (!L) {
+        watchdog_free(watchdog);
         free(app);
         snprintf(problem, size, "out of memory for a Lua state");
         return NULL;
     }
     app->L = L;
+    app->watchdog = watchdog;
     app->log = log;
     app->db = db;
     lua_pushcfunction(L, open_app);
@@ -371,6 +392,7 @@ struct app *app_open(const char *lua_dir, const char *db, struct log *log, char 
     const char *text = lua_tostring(L, -1);
     first_line(text ? text : "central.app would not start, without saying why", problem, size);
     lua_close(L);
+    watchdog_free(watchdog);
     free(app);
     return NULL;
 }
@@ -381,5 +403,6 @@ void app_close(struct app *app)
         return;
     tell_app(app, "close");
     lua_close(app->L);
+    watchdog_free(app->watchdog);
     free(app);
 }

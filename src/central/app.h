@@ -1,7 +1,8 @@
 /* central/app.h - the Lua side of the control plane: asked for each request, answers with a reply or with where to
  * forward it. Whatever goes wrong in Lua allows nothing.
  *
- * What Lua has to be: `require "central.app"` has new{ db =, log = function(level, text) } (an object, or nil and why),
+ * What Lua has to be: `require "central.app"` has new{ db =, log = function(level, text), watch = function(fd) } (an
+ * object, or nil and why; watch is told the socket of the database, nil before it is closed: watchdog.h),
  * and the object has the methods handle(request), authorize(request), tick() and close(); it may have ready(): true, or
  * nil and why. request has method, target, authorization, content_type, body, model, peer and id, strings or nil, and
  * is valid during the call. handle answers { status =, headers = {name = value}, body =, user =, route = } or
