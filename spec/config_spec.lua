@@ -78,8 +78,8 @@ describe("the configuration's defaults", function()
       {"name": "a", "type": "managed", "command": ["serve", "~/x", "{port}"], "failoverFor": "haiku"},
       {"name": "b", "type": "vllm-managed", "model": "qwen"}, {"name": "c", "type": "echo"}]}]]))
     local shared = {
-      readySeconds = 600, idleTimeoutMinutes = 15, stopGraceSeconds = 10, restart = { attempts = 3, backoffMs = 1000 },
-      prewarm = "on-demand", maxConcurrent = 16, maxQueued = 1024, healthPath = "/health",
+      readySeconds = 600, idleTimeoutMinutes = 15, stopGraceSeconds = 10,
+      restart = { attempts = 3, backoffMs = 1000, retrySeconds = 300 }, prewarm = "on-demand", maxConcurrent = 16, maxQueued = 1024, healthPath = "/health",
     }
     local function with(own)
       for field, value in pairs(shared) do own[field] = value end
@@ -88,7 +88,7 @@ describe("the configuration's defaults", function()
     for _, each in ipairs(settings.providers) do each.launch = nil end -- spec/presets_spec.lua looks at these
     assert.same({
       with{ name = "a", type = "managed", command = { "serve", "~/x", "{port}" }, basePath = "/v1",
-        failoverFor = { "haiku" } },
+        listener = "own", failoverFor = { "haiku" } },
       with{ name = "b", type = "vllm-managed", model = "qwen" },
       { name = "c", type = "echo" },
     }, settings.providers)
@@ -124,7 +124,8 @@ describe("the configuration", function()
     { "name": "own", "type": "managed", "command": ["bin/serve", "--port", "{port}"], "env": { "KEY": "{apiKey}" },
       "cwd": "~/models", "port": 8002, "model": "m", "apiKeyFile": "token", "healthPath": "/ready", "basePath": "/api",
       "readySeconds": 60, "idleTimeoutMinutes": false, "stopGraceSeconds": 0.5, "prewarm": "on-failure",
-      "restart": { "attempts": 5, "backoffMs": 200 }, "maxConcurrent": 4, "maxQueued": 100 },
+      "restart": { "attempts": 5, "backoffMs": 200, "retrySeconds": 60 }, "maxConcurrent": 4,
+      "maxQueued": 100, "listener": "any" },
     { "name": "gguf", "type": "llama-server", "model": "$WHERE/tiny.gguf", "executable": "~/llama/llama-server",
       "contextSize": 8192, "gpuLayers": 0, "parallel": 2, "threads": 4, "extraArgs": ["--jinja"], "restart": false },
     { "name": "pulled", "type": "ollama", "model": "qwen3:0.6b", "modelsPath": "~/.ollama/models",
@@ -149,9 +150,10 @@ describe("the configuration", function()
     local own, gguf, pulled, large = table.unpack(settings.providers, 4)
     assert.same({ "/etc/deputy/bin/serve", "--port", "{port}" }, own.command)
     assert.same({ "/home/ann/models", SECRET, false }, { own.cwd, own.apiKey, own.idleTimeoutMinutes })
-    assert.same({ attempts = 5, backoffMs = 200 }, own.restart)
+    assert.same({ attempts = 5, backoffMs = 200, retrySeconds = 60 }, own.restart)
+    assert.equal("any", own.listener)
     assert.same({ "/mnt/tiny.gguf", "/home/ann/llama/llama-server" }, { gguf.model, gguf.executable })
-    assert.same({ attempts = 1, backoffMs = 1000 }, gguf.restart)
+    assert.same({ attempts = 1, backoffMs = 1000, retrySeconds = 300 }, gguf.restart)
     assert.same({ "/home/ann/.ollama/models", "ollama" }, { pulled.modelsPath, pulled.executable })
     assert.equal("/", pulled.healthPath)
     assert.equal("/home/ann/models/qwen", large.model)

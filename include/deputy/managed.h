@@ -40,7 +40,8 @@ typedef struct deputy_managed deputy_managed;
     X(READY, "ready")                                                                                                  \
     X(DRAINING, "draining") /* takes no new run; stopped when those under way have ended, after 30 s at the latest */  \
     X(STOPPING, "stopping") /* until the last process of the family is gone */                                         \
-    X(FAILED, "failed")     /* failed too often: stays so until deputy_managed_start, _restart or _stop */
+    X(FAILED, "failed")     /* failed too often: until deputy_managed_start, _restart, _stop, or a caller
+                               retry_ms later */
 /* clang-format on */
 
 typedef enum deputy_managed_state {
@@ -84,6 +85,10 @@ typedef struct deputy_managed_options {
     uint32_t max_queued;     /* [1024] callers that wait for a place or for readiness; what comes on top is refused */
     uint32_t health_ms;      /* [10000] between two looks at health_path while it is ready, each of which may take as
                                 long, at most 5 s. Three bad ones in a row are deaf (twelve while it serves runs) */
+    uint32_t retry_ms; /* [300000] after it has FAILED: a caller who comes later than that gets one more start, the
+                          next ones wait as long again; UINT32_MAX: only an order brings it back */
+    bool any_listener; /* [false] Otherwise it gets no byte of a run, nor its key, unless what listens on its port
+                          is a process that it started. True where that cannot be so: a container's proxy */
     deputy_prewarm prewarm;
     deputy_log_fn
         on_log; /* [none] from the library's own thread; not called any more once the last reference is gone */

@@ -29,6 +29,7 @@ local function shared_keys(kind, type_)
       fields = {
         attempts = integer{ min = 1, max = 1000, default = 3 },
         backoffMs = integer{ min = 1, max = 60000, default = 1000 },
+        retrySeconds = integer{ min = 1, max = 604800, default = 300 },
       },
     },
     prewarm = kind "choice"{ "on-demand", "on-failure", "at-start", default = "on-demand" },
@@ -44,7 +45,7 @@ local function own_keys(kind)
   return {
     managed = {
       command = arguments{ required = true, command = true, type = "managed" }, model = text(),
-      basePath = kind "template"{ default = "/v1" },
+      basePath = kind "template"{ default = "/v1" }, listener = kind "choice"{ "own", "any", default = "own" },
     },
     ["vllm-managed"] = {
       model = kind "model_or_path"{ required = true }, venvPath = path(),
@@ -89,7 +90,9 @@ function read.model_or_path(reader, spec, value, key, place)
 end
 
 function read.restart(reader, spec, value, key, place)
-  if value == false then return { attempts = 1, backoffMs = spec.fields.backoffMs.default } end
+  if value == false then
+    return { attempts = 1, backoffMs = spec.fields.backoffMs.default, retrySeconds = spec.fields.retrySeconds.default }
+  end
   if not tools.is_object(value, place) then
     return reader:expected(key, place, "an object, or false for no second start", value)
   end

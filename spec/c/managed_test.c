@@ -20,6 +20,7 @@ static void every_pair_of_state_and_event(void **state)
         const char *event, *row[LIFE_STATES];
     } want[] = {
         {"CALLER", {"ST launch", ".", ".", "RE serve", ".", "FA refuse"}},
+        {"RETRY", {"-", "-", "-", "-", "-", "ST launch"}},
         {"START", {"ST launch", ".", ".", "RE serve", ".", "ST launch"}},
         {"HEALTHY", {"-", "RE serve", ".", ".", "-", "-"}},
         {"DEAF", {"-", "-", "SG end", "SG end", "-", "-"}},

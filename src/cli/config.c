@@ -161,6 +161,9 @@ static void take_launch(lua_State *L, int provider, struct managed_config *manag
     lua_getfield(L, provider, "restart");
     o->restarts = get_number(L, lua_gettop(L), "attempts");
     o->backoff_ms = get_number(L, lua_gettop(L), "backoffMs");
+    o->retry_ms = get_duration(L, lua_gettop(L), "retrySeconds", 1000);
+    const char *listener = get_string(L, provider, "listener");
+    o->any_listener = listener && strcmp(listener, "any") == 0;
     lua_pop(L, 3);
 }
 

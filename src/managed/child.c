@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,7 +22,9 @@ enum { REAP_MS = 5, HUNT_MS = 20, HUNTS_MAX = 250, MARK_BYTES = 64 };
 struct child {
     struct deputy_managed *managed;
     struct owner *owner;
-    pid_t supervisor, server;
+    pid_t supervisor;
+    int pidfd; /* of the supervisor: its number may be another's once it was waited for; -1: not to be had */
+    struct family_head server;
     uv_pipe_t control, output;
     uv_timer_t timer;
     unsigned open;     /* handles */
@@ -34,14 +37,23 @@ struct child {
 
 static void finish(struct child *c);
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
     struct child *c = handle->data;
     c->owner->handles--;
-    if (--c->open == 0)
-        free(c);
+    if (--c->open > 0)
+        return;
+    close_fd(&c->pidfd);
+    free(c);
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -75,18 +87,21 @@ static void end(struct child *c, bool hopeless, const char *how)
  * may be another's by now. */
 static bool hunt(struct child *c)
 {
-    return c->lost && c->hunts++ < HUNTS_MAX && family_kill(c->ended ? 0 : c->server, c->mark) > 0;
+    if (c->ended)
+        c->server.pid = 0;
+    return c->lost && c->hunts++ < HUNTS_MAX && family_kill(&c->server, c->mark) > 0;
 }
 
 /* The socket's end is a moment before the process's. */
 static bool reap(struct child *c)
 {
-    int status = 0;
-    pid_t pid = waitpid(c->supervisor, &status, WNOHANG);
-    if (pid == 0 || (pid < 0 && errno == EINTR))
+    siginfo_t info = {0};
+    bool known = waitid(c->pidfd >= 0 ? P_PIDFD : P_PID, (id_t)(c->pidfd >= 0 ? c->pidfd : c->supervisor), &info,
+                        WEXITED | WNOHANG) == 0;
+    if (known ? info.si_pid == 0 : errno == EINTR)
         return false;
-    c->lost = pid > 0 ? status != 0 : !c->ended;
-    c->by_signal = pid > 0 && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    c->lost = known ? info.si_code != CLD_EXITED || info.si_status != 0 : !c->ended; /* unknown: the host waited */
+    c->by_signal = known && info.si_code != CLD_EXITED ? info.si_status : 0;
     return true;
 }
 
@@ -129,12 +144,19 @@ static bool says(const char *line, const char *word, int *number)
     return true;
 }
 
+/* What the file system says does not change by itself. */
+static bool is_hopeless(int number)
+{
+    return number == ENOENT || number == EACCES || number == ENOEXEC || number == ENOTDIR || number == ELOOP ||
+           number == ENAMETOOLONG || number == EISDIR;
+}
+
 static void hear_line(struct child *c, const char *line)
 {
     char how[160];
     int number;
     if (says(line, "started ", &number)) {
-        c->server = number;
+        c->server = (struct family_head){number, family_born(number)};
         drive_started(c->managed, number);
     } else if (says(line, "exit ", &number)) {
         snprintf(how, sizeof(how), "exit status %d", number);
@@ -143,7 +165,7 @@ static void hear_line(struct child *c, const char *line)
         tell_signal(c, number);
     } else if (says(line, "failed exec ", &number)) {
         snprintf(how, sizeof(how), "could not start '%.80s': %.40s", c->managed->settings.command[0], strerror(number));
-        end(c, number == ENOENT || number == EACCES || number == ENOEXEC, how);
+        end(c, is_hopeless(number), how);
     } else if (says(line, "failed chdir ", &number)) {
         snprintf(how, sizeof(how), "could not start in '%.80s': %.40s", c->managed->settings.cwd, strerror(number));
         end(c, true, how);
@@ -203,13 +225,6 @@ static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 struct ends {
     int control[2], output[2]; /* ours, the supervisor's */
 };
-
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
 
 static void close_ends(struct ends *e)
 {
@@ -297,15 +312,17 @@ static int spawn(struct child *c, uint16_t port, const struct ends *e, deputy_er
     return code;
 }
 
-/* Only finds the family again when its supervisor was killed; nothing is decided by it. */
+/* Only finds the family again when its supervisor was killed; nothing is decided by it. It is the name that differs, so
+ * that the mark of a deputy under which this one runs stays beside it. */
 static bool make_mark(struct child *c)
 {
     unsigned char bytes[16];
-    int len = snprintf(c->mark, sizeof(c->mark), "DEPUTY_FAMILY=");
+    int len = snprintf(c->mark, sizeof(c->mark), MARK_PREFIX);
     if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
         return false;
     for (size_t i = 0; i < sizeof(bytes); i++)
         len += snprintf(c->mark + len, sizeof(c->mark) - (size_t)len, "%02x", bytes[i]);
+    snprintf(c->mark + len, sizeof(c->mark) - (size_t)len, "=1");
     return true;
 }
 
@@ -336,11 +353,14 @@ int child_start(struct deputy_managed *m, uint16_t port, struct child **child, d
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a start");
     c->managed = m;
     c->owner = m->owner;
+    c->pidfd = -1;
     int code = DEPUTY_OK;
     if (!open_ends(&ends) || !make_mark(c))
         code = error_set(error, DEPUTY_EIO, "could not set up a start: %s", strerror(errno));
     if (code == DEPUTY_OK)
         code = spawn(c, port, &ends, error);
+    if (code == DEPUTY_OK)
+        c->pidfd = (int)syscall(SYS_pidfd_open, c->supervisor, 0);
     if (code == DEPUTY_OK)
         take_ends(c, &ends);
     else
@@ -372,5 +392,10 @@ void child_stop(struct child *c)
 
 void child_kill(struct child *c)
 {
-    kill(c->supervisor, SIGKILL);
+    if (c->reaped)
+        return;
+    if (c->pidfd >= 0)
+        (void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+    else
+        kill(c->supervisor, SIGKILL);
 }

@@ -34,6 +34,7 @@ void drive_failed(struct deputy_managed *m, const char *format, ...)
     pthread_mutex_lock(&m->lock);
     bool proven = m->ready_at && (m->served || loop_now_us() - m->ready_at >= PROVEN_US);
     m->strikes = proven ? 1 : m->strikes + 1;
+    m->last_try = m->last_try && !proven;
     m->crashes++;
     snprintf(m->problem, sizeof(m->problem), "%s", text);
     pthread_mutex_unlock(&m->lock);
@@ -135,6 +136,8 @@ void drive_fire(struct deputy_managed *m, enum life_event event)
     }
     pthread_mutex_lock(&m->lock);
     m->state = step.to;
+    if (step.to == DEPUTY_MANAGED_FAILED && before != step.to)
+        m->failed_us = loop_now_us();
     if (step.to == DEPUTY_MANAGED_STOPPING && step.action == LIFE_END && is_a_stop(before, event))
         m->stops++;
     pthread_mutex_unlock(&m->lock);
@@ -178,7 +181,8 @@ void drive_ended(struct deputy_managed *m, const char *how, bool hopeless)
 
 static enum life_event end_of_family(struct deputy_managed *m)
 {
-    bool failed = m->hopeless || (m->settings.restarts != UINT32_MAX && m->strikes >= m->settings.restarts);
+    bool failed = m->hopeless || (m->last_try && m->strikes > 0) ||
+                  (m->settings.restarts != UINT32_MAX && m->strikes >= m->settings.restarts);
     pthread_mutex_lock(&m->lock);
     bool wanted = !m->closing && (m->waiting || m->again || m->kept);
     pthread_mutex_unlock(&m->lock);
@@ -196,7 +200,7 @@ void drive_gone(struct deputy_managed *m)
     m->started_us = 0;
     pthread_mutex_unlock(&m->lock);
     enum life_event event = end_of_family(m);
-    m->again = m->told = false;
+    m->again = m->told = m->last_try = false;
     drive_fire(m, event);
 }
 
@@ -235,6 +239,7 @@ static void on_idle(struct deputy_managed *m)
         return;
     }
     m->kept = false;
+    m->strikes = 0; /* it has done well until now */
     drive_fire(m, LIFE_IDLE);
 }
 
@@ -308,10 +313,20 @@ static void look_at_suspects(struct deputy_managed *m)
     drive_timer(m, TIMER_LOOK, 0);
 }
 
+/* One try, at once: when it fails like those before, it has FAILED again. */
+static void retry(struct deputy_managed *m)
+{
+    m->hopeless = false;
+    m->strikes = 0;
+    m->last_try = true;
+    drive_fire(m, LIFE_RETRY);
+}
+
 bool drive_step(struct deputy_managed *m)
 {
     pthread_mutex_lock(&m->lock);
     unsigned orders = m->orders;
+    bool given_up = managed_has_given_up(m);
     bool waiting = m->waiting != NULL, active = m->active > 0, closing = m->closing, suspects = m->suspects != NULL;
     m->orders = 0;
     pthread_mutex_unlock(&m->lock);
@@ -324,6 +339,8 @@ bool drive_step(struct deputy_managed *m)
         drive_fire(m, LIFE_CALLER);
     else if (m->state == DEPUTY_MANAGED_DRAINING && !active)
         drive_fire(m, LIFE_DRAINED);
+    else if (waiting && m->state == DEPUTY_MANAGED_FAILED && !given_up)
+        retry(m);
     else if (waiting && (m->state == DEPUTY_MANAGED_STOPPED || m->state == DEPUTY_MANAGED_FAILED))
         drive_fire(m, LIFE_CALLER);
     if (suspects && (m->state == DEPUTY_MANAGED_READY || m->state == DEPUTY_MANAGED_DRAINING))

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { PROCESSES_MAX = 1 << 20, ENVIRON_MAX = 1 << 20 };
@@ -25,7 +26,7 @@ static ssize_t read_file(const char *path, char *text, size_t size)
 }
 
 /* The fields that count, by their numbers in proc(5): "pid (name) state ppid pgrp session ...". */
-enum { STATE = 3, PARENT, GROUP, SESSION, RSS_PAGES = 24 };
+enum { STATE = 3, PARENT, GROUP, SESSION, BORN = 22, RSS_PAGES = 24 };
 
 /* A name may hold spaces and brackets. */
 static bool read_stat(long pid, struct family_process *p)
@@ -49,7 +50,8 @@ static bool read_stat(long pid, struct family_process *p)
     *p = (struct family_process){.pid = (pid_t)pid,
                                  .parent = (pid_t)field[PARENT],
                                  .group = (pid_t)field[GROUP],
-                                 .session = (pid_t)field[SESSION]};
+                                 .session = (pid_t)field[SESSION],
+                                 .born = (uint64_t)field[BORN]};
     if (field[RSS_PAGES] > 0)
         p->rss_bytes = (uint64_t)field[RSS_PAGES] * (uint64_t)sysconf(_SC_PAGESIZE);
     return true;
@@ -143,21 +145,60 @@ static bool carries(pid_t pid, const char *mark, char *text)
     return false;
 }
 
-size_t family_kill(pid_t leader, const char *mark)
+uint64_t family_born(pid_t pid)
+{
+    struct family_process p;
+    return read_stat(pid, &p) ? p.born : 0;
+}
+
+/* Opened first and looked at then: what was looked at is what the descriptor means. Where there are none to be had, the
+ * look is at least a moment old. */
+bool family_signal(const struct family_process *p, int number)
+{
+    int fd = (int)syscall(SYS_pidfd_open, p->pid, 0);
+    bool same = family_born(p->pid) == p->born;
+    if (same && fd >= 0)
+        (void)syscall(SYS_pidfd_send_signal, fd, number, NULL, 0);
+    else if (same)
+        kill(p->pid, number);
+    if (fd >= 0)
+        close(fd);
+    return same;
+}
+
+/* A process of that number which was started at another time is a stranger, and so is whoever is in its session. */
+static bool is_head_still(const struct family *all, const struct family_head *head)
+{
+    struct family_process key = {.pid = head->pid};
+    if (head->pid <= 0 || head->born == 0)
+        return false;
+    const struct family_process *p = all->n ? bsearch(&key, all->list, all->n, sizeof(key), by_pid) : NULL;
+    return !p || p->born == head->born;
+}
+
+static bool follows(const struct family_process *p, const struct family_head *head)
+{
+    return head->pid > 0 && p->born >= head->born && (p->session == head->pid || p->group == head->pid);
+}
+
+size_t family_kill(struct family_head *head, const char *mark)
 {
     struct family all;
-    size_t n = 0;
+    size_t n = 0, followers = 0;
     char *text = malloc(ENVIRON_MAX);
     if (text && family_read(&all)) {
+        if (!is_head_still(&all, head))
+            head->pid = 0;
         for (size_t i = 0; i < all.n; i++) {
             const struct family_process *p = &all.list[i];
-            if (p->pid == getpid() || p->pid == 1)
+            bool in = follows(p, head);
+            if (p->pid == getpid() || p->pid == 1 || (!in && !carries(p->pid, mark, text)))
                 continue;
-            if ((leader > 0 && (p->session == leader || p->group == leader)) || carries(p->pid, mark, text)) {
-                n++;
-                kill(p->pid, SIGKILL);
-            }
+            followers += in;
+            n += family_signal(p, SIGKILL);
         }
+        if (followers == 0)
+            head->pid = 0;
         family_free(&all);
     }
     free(text);

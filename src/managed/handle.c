@@ -91,6 +91,13 @@ bool deputy_managed_same(const deputy_managed *m, const deputy_managed_options *
     return same;
 }
 
+bool managed_has_given_up(const struct deputy_managed *m)
+{
+    uint32_t ms = m->settings.retry_ms;
+    return m->state == DEPUTY_MANAGED_FAILED &&
+           (ms == UINT32_MAX || loop_now_us() - m->failed_us < (uint64_t)ms * 1000);
+}
+
 /* ---- orders ------------------------------------------------------------------------------------------------------ */
 
 void managed_order(struct deputy_managed *m, enum managed_order order)
@@ -179,6 +186,8 @@ void deputy_managed_status_of(deputy_managed *m, deputy_managed_status *status)
     status->size = size;
 }
 
+enum { HALF_LINE_MAX = 4096 }; /* a longer half of a line is worth showing */
+
 /* The whole of it, without secrets: *text is the caller's to free, what counts begins at *from. */
 static size_t read_output(struct deputy_managed *m, char **text, char **from)
 {
@@ -188,15 +197,17 @@ static size_t read_output(struct deputy_managed *m, char **text, char **from)
     pthread_mutex_lock(&m->lock);
     size_t len = ring_copy(&m->output, *text, RING_BYTES);
     pthread_mutex_unlock(&m->lock);
-    /* Half a line at the beginning may be half a secret. */
-    const char *line = len == RING_BYTES ? memchr(*text, '\n', len) : NULL;
+    bool is_cut = len == RING_BYTES;
+    len = secrets_hide(m->secrets, *text, len);
+    secrets_hide_parts(m->secrets, *text, len, is_cut);
+    const char *line = is_cut ? memchr(*text, '\n', len < HALF_LINE_MAX ? len : HALF_LINE_MAX) : NULL;
     size_t cut = line ? (size_t)(line + 1 - *text) : 0;
     *from += cut;
     len -= cut;
     for (size_t i = 0; i < len; i++)
         if ((*from)[i] == '\0')
             (*from)[i] = '?';
-    return secrets_hide(m->secrets, *from, len);
+    return len;
 }
 
 size_t deputy_managed_output(deputy_managed *m, char *text, size_t size)

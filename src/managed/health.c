@@ -1,6 +1,7 @@
 #include "managed/health.h"
 
 #include "managed/drive.h"
+#include "managed/listener.h"
 #include "net/http.h"
 
 #include <stdio.h>
@@ -13,6 +14,7 @@ enum {
     AFTER_BAD_MS = 1000, /* before another look */
     SUSPECT_MS = 50,
     DEAF_AFTER = 3,
+    STRANGER_AFTER = 3,  /* a server that forks while it is looked at may be missed once */
     DEAF_BUSY_AFTER = 12 /* a server that computes may have no time for a look */
 };
 
@@ -38,6 +40,11 @@ static void looked_while_starting(struct deputy_managed *m, bool good)
 {
     if (good) {
         drive_fire(m, LIFE_HEALTHY);
+        return;
+    }
+    if (m->bad_looks >= STRANGER_AFTER) {
+        drive_failed(m, "%s", m->look_says);
+        drive_fire(m, LIFE_LATE);
         return;
     }
     m->look_ms = m->look_ms * 2 < PAUSE_MAX_MS ? m->look_ms * 2 : PAUSE_MAX_MS;
@@ -71,6 +78,28 @@ static void looked(struct deputy_managed *m, bool good, bool refused, const char
         looked_while_ready(m, good, refused);
 }
 
+/* ---- who is looked at -------------------------------------------------------------------------------------------- */
+
+/* A prompt and a key are only for the server that was started: whoever else got hold of its port would answer well,
+ * too. True when it is the server that listens. */
+static bool is_itself(struct deputy_managed *m)
+{
+    char says[sizeof(m->look_says)];
+    enum listener who = m->settings.any_listener ? LISTENER_OURS : listener_at(m->port, m->supervisor);
+    if (m->state == DEPUTY_MANAGED_STARTING)
+        m->bad_looks = who == LISTENER_STRANGER ? m->bad_looks + 1 : 0;
+    if (who == LISTENER_OURS)
+        return true;
+    if (who == LISTENER_NONE)
+        snprintf(says, sizeof(says), "nobody listens on port %u", (unsigned)m->port);
+    else if (who == LISTENER_STRANGER)
+        snprintf(says, sizeof(says), "another process listens on its port %u of 127.0.0.1", (unsigned)m->port);
+    else
+        snprintf(says, sizeof(says), "/proc does not say who listens on port %u", (unsigned)m->port);
+    looked(m, false, true, says);
+    return false;
+}
+
 /* ---- the look ---------------------------------------------------------------------------------------------------- */
 
 static void on_end(void *user, const struct http_result *result)
@@ -83,7 +112,9 @@ static void on_end(void *user, const struct http_result *result)
         snprintf(says, sizeof(says), "status %d", result->status);
     else
         snprintf(says, sizeof(says), "%.*s", (int)sizeof(says) - 1, result->message);
-    looked(m, answered && result->status >= 200 && result->status <= 299, result->end == HTTP_CONNECT, says);
+    bool good = answered && result->status >= 200 && result->status <= 299;
+    if (!good || is_itself(m)) /* it may have lost the port while it was asked */
+        looked(m, good, result->end == HTTP_CONNECT, says);
 }
 
 /* The status has said it all. */
@@ -106,7 +137,7 @@ void health_look(struct deputy_managed *m)
     uint32_t ms = m->settings.health_ms < READY_MS ? m->settings.health_ms : READY_MS;
     if (m->state == DEPUTY_MANAGED_STARTING)
         ms = START_MS;
-    if (m->look)
+    if (m->look || !is_itself(m))
         return;
     snprintf(url, sizeof(url), "http://127.0.0.1:%u%s", (unsigned)m->port, m->settings.health_path);
     struct http_request request = {

@@ -6,6 +6,9 @@
 #include "managed/port.h"
 
 #include <stdio.h>
+#include <string.h>
+
+enum { WAIT_MS = 50 };
 
 /* It never came to a process: the same events, all at once. */
 static void fail_start(struct deputy_managed *m, const char *why)
@@ -35,10 +38,36 @@ static uint16_t choose_port(const struct deputy_managed *m)
     return port;
 }
 
+/* A reload makes the new one before the old one has ended: they share a port, or a GPU. */
+static bool is_in_the_way(const struct deputy_managed *m, const struct deputy_managed *other)
+{
+    if (other == m || !other->child)
+        return false;
+    bool named = strcmp(other->settings.name, m->settings.name) == 0;
+    bool there = m->settings.port && other->port == m->settings.port;
+    return other->given_up ? named || there : named && there;
+}
+
+static bool waits_for_another(struct deputy_managed *m)
+{
+    const struct deputy_managed *other = m->owner->list;
+    while (other && !is_in_the_way(m, other))
+        other = other->next;
+    if (!other)
+        return false;
+    snprintf(m->look_says, sizeof(m->look_says), "the server of an earlier configuration has not ended yet");
+    if (!uv_is_active((uv_handle_t *)&m->timers[TIMER_LATE]))
+        drive_timer(m, TIMER_LATE, m->settings.ready_ms);
+    drive_timer(m, TIMER_LAUNCH, WAIT_MS);
+    return true;
+}
+
 void launch_now(struct deputy_managed *m)
 {
     char why[160];
     deputy_error error = {0};
+    if (waits_for_another(m))
+        return;
     uint16_t port = choose_port(m);
     if (port == 0) {
         if (m->settings.port)
@@ -53,6 +82,7 @@ void launch_now(struct deputy_managed *m)
     pthread_mutex_lock(&m->lock);
     m->port = port;
     m->generation++;
+    m->active = 0;
     m->starts++;
     m->started_us = loop_now_us();
     m->served = m->ill = false;

@@ -33,7 +33,7 @@ int lease_take(struct deputy_managed *m, struct lease *lease, deputy_error *erro
     pthread_mutex_lock(&m->lock);
     bool ready = m->state == DEPUTY_MANAGED_READY;
     lease->managed = m;
-    if (m->state == DEPUTY_MANAGED_FAILED) {
+    if (managed_has_given_up(m)) {
         code = error_set(error, DEPUTY_EFAILED, "it has failed: %s", m->problem);
     } else if (ready && !m->waiting && m->active < m->settings.max_concurrent) {
         hold(m, lease);
@@ -53,7 +53,8 @@ int lease_take(struct deputy_managed *m, struct lease *lease, deputy_error *erro
 
 static void give_place_back(struct deputy_managed *m, const struct lease *lease, enum lease_end end)
 {
-    m->active--;
+    if (lease->generation == m->generation) /* runs at one that has died take no place at the next */
+        m->active--;
     m->last_use_us = loop_now_us();
     if (end != LEASE_UNUSED && lease->generation == m->generation) {
         m->served = m->served || end == LEASE_WELL;

@@ -21,6 +21,7 @@ struct cell {
 static const struct cell table[LIFE_EVENTS_N][LIFE_STATES] = {
     /* in:             stopped   starting  ready     draining  stopping  failed */
     [LIFE_CALLER]   = {starting, stay,     stay,     ready,    stay,     failed},
+    [LIFE_RETRY]    = {never,    never,    never,    never,    never,    starting},
     [LIFE_START]    = {starting, stay,     stay,     ready,    stay,     starting},
     [LIFE_HEALTHY]  = {never,    ready,    stay,     stay,     never,    never},
     [LIFE_DEAF]     = {never,    never,    stopping, stopping, never,    never},

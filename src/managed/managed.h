@@ -48,7 +48,7 @@ struct deputy_managed {
     uint64_t generation; /* of the child, from 1 */
     struct lease *waiting, *suspects;
     uint32_t n_waiting, active;
-    uint64_t last_use_us, started_us, ready_us;
+    uint64_t last_use_us, started_us, ready_us, failed_us;
     uint64_t starts, crashes, stops;
     pid_t pid, supervisor;
     uint16_t port;
@@ -68,6 +68,7 @@ struct deputy_managed {
     bool kept;     /* started again when it ends by itself, though nobody waits */
     bool again;    /* a restart was ordered */
     bool hopeless; /* trying again would be the same */
+    bool last_try; /* this start is the one that a failed server gets after a while */
     bool told;     /* to stop or restart: callers do not revive it while it drains */
     bool given_up; /* closing was seen */
 };
@@ -78,6 +79,9 @@ void managed_last_lines(struct deputy_managed *managed, char *text, size_t size)
 
 /* The status but for the memory, without a look at /proc. Any thread. */
 void managed_words(struct deputy_managed *managed, deputy_managed_status *status);
+
+/* It has FAILED, and it is too early to try again. Under lock. */
+bool managed_has_given_up(const struct deputy_managed *managed);
 
 void managed_log(struct deputy_managed *managed, deputy_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

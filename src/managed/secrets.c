@@ -6,6 +6,8 @@
 
 extern char **environ;
 
+enum { PART_MIN = 4 }; /* what is shorter is found in many a word */
+
 static bool is_secret(const char *entry)
 {
     static const char *const words[] = {"KEY", "TOKEN", "SECRET", "PASS"};
@@ -42,6 +44,13 @@ static bool collect(char *const *environment, char **to, size_t *n)
     return true;
 }
 
+/* The longest first: a part of it may be another one. */
+static int by_length(const void *a, const void *b)
+{
+    size_t x = strlen(*(char *const *)a), y = strlen(*(char *const *)b);
+    return (x < y) - (x > y);
+}
+
 char **secrets_collect(const struct settings *s)
 {
     size_t n = 0;
@@ -51,10 +60,34 @@ char **secrets_collect(const struct settings *s)
     bool ok = collect(s->env, list, &n) && collect(environ, list, &n);
     if (ok && s->api_key && strlen(s->api_key) >= SECRETS_MIN)
         ok = (list[n] = strdup(s->api_key)) != NULL;
+    while (list[n])
+        n++;
+    qsort(list, n, sizeof(*list), by_length);
     if (ok)
         return list;
     strings_free(list);
     return NULL;
+}
+
+static void hide_parts(const char *secret, char *text, size_t len, bool is_cut)
+{
+    size_t size = strlen(secret), longest = len < size - 1 ? len : size - 1;
+    for (size_t n = longest; is_cut && n >= PART_MIN; n--)
+        if (memcmp(text, secret + size - n, n) == 0) {
+            memset(text, '*', n);
+            break;
+        }
+    for (size_t n = longest; n >= PART_MIN; n--)
+        if (memcmp(text + len - n, secret, n) == 0) {
+            memset(text + len - n, '*', n);
+            break;
+        }
+}
+
+void secrets_hide_parts(char *const *secrets, char *text, size_t len, bool is_cut)
+{
+    for (size_t i = 0; secrets && secrets[i]; i++)
+        hide_parts(secrets[i], text, len, is_cut);
 }
 
 static size_t hide(const char *secret, char *text, size_t len)

@@ -9,6 +9,10 @@
 enum { SECRETS_MIN = 6 };
 char **secrets_collect(const struct settings *settings);
 
+/* Puts "*" over what may be the rest of a secret that text begins with, when text is the end of something longer, and
+ * over the first part of one that it ends with, while the rest is still to come. */
+void secrets_hide_parts(char *const *secrets, char *text, size_t len, bool is_cut);
+
 /* Puts "***" in place of each, within text. Returns the new length, which is never larger. */
 size_t secrets_hide(char *const *secrets, char *text, size_t len);
 

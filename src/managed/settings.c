@@ -128,6 +128,17 @@ static bool is_overruled(const char *entry, char *const *by)
     return false;
 }
 
+/* Tokens of the central, and sockets and credentials that the host got from systemd, are the host's own. */
+static bool is_of_the_host(const char *entry)
+{
+    static const char *const names[] = {"CREDENTIALS_DIRECTORY=", "LISTEN_FDNAMES=", "LISTEN_FDS=",   "LISTEN_PID=",
+                                        "NOTIFY_SOCKET=",         "WATCHDOG_PID=",   "WATCHDOG_USEC="};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strncmp(entry, names[i], strlen(names[i])) == 0)
+            return true;
+    return strncmp(entry, "DEPUTY_", 7) == 0 && strncmp(entry, MARK_PREFIX, strlen(MARK_PREFIX)) != 0;
+}
+
 char **settings_environment(const struct settings *s, uint16_t port, const char *more)
 {
     size_t n = 0, size = length((const char *const *)s->env) + length((const char *const *)environ) + 2;
@@ -135,7 +146,7 @@ char **settings_environment(const struct settings *s, uint16_t port, const char 
     if (!list)
         return NULL;
     for (size_t i = 0; environ && environ[i]; i++) {
-        if (n + 1 >= size || is_overruled(environ[i], s->env))
+        if (n + 1 >= size || is_of_the_host(environ[i]) || is_overruled(environ[i], s->env))
             continue;
         if (!(list[n++] = strdup(environ[i]))) {
             strings_free(list);
@@ -262,6 +273,8 @@ int settings_new(const deputy_managed_options *o, struct settings *s, deputy_err
     s->max_concurrent = or_default(o->max_concurrent, 16);
     s->max_queued = or_default(o->max_queued, 1024);
     s->health_ms = or_default(o->health_ms, 10000);
+    s->retry_ms = or_default(o->retry_ms, 300000);
+    s->any_listener = o->any_listener;
     s->prewarm = o->prewarm;
     if (!s->supervisor && !(s->supervisor = settings_find_supervisor())) {
         settings_free(s);
@@ -294,5 +307,6 @@ bool settings_equal(const struct settings *a, const struct settings *b)
            equal_lists(a->command, b->command) && equal_lists(a->env, b->env) && a->port == b->port &&
            a->ready_ms == b->ready_ms && a->idle_ms == b->idle_ms && a->stop_grace_ms == b->stop_grace_ms &&
            a->restarts == b->restarts && a->backoff_ms == b->backoff_ms && a->max_concurrent == b->max_concurrent &&
-           a->max_queued == b->max_queued && a->health_ms == b->health_ms && a->prewarm == b->prewarm;
+           a->max_queued == b->max_queued && a->health_ms == b->health_ms && a->retry_ms == b->retry_ms &&
+           a->any_listener == b->any_listener && a->prewarm == b->prewarm;
 }

@@ -12,6 +12,8 @@ struct settings {
     char **command, **env; /* ended by NULL; env may be NULL */
     uint16_t port;
     uint32_t ready_ms, idle_ms, stop_grace_ms, restarts, backoff_ms, max_concurrent, max_queued, health_ms;
+    uint32_t retry_ms;
+    bool any_listener;
     deputy_prewarm prewarm;
 };
 
@@ -26,7 +28,11 @@ void strings_free(char **list);
 /* The command, filled in. port 0: {port} stays as it is. NULL when out of memory; strings_free. */
 char **settings_command(const struct settings *settings, uint16_t port);
 
-/* The host's environment with env over it, filled in, and one more entry (may be NULL). As above. */
+/* What begins the name of a family's mark in its environment. */
+#define MARK_PREFIX "DEPUTY_FAMILY_"
+
+/* The host's environment, without what is deputy's own business (its tokens, what systemd told it), with env over it,
+ * filled in, and one more entry (may be NULL). As above. */
 char **settings_environment(const struct settings *settings, uint16_t port, const char *more);
 
 /* deputy-supervisor: beside the program or the library, else where it was installed. malloc'ed; NULL: it is nowhere, or

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -66,7 +67,7 @@ static void signal_family(const struct supervisor *s, int number)
     family_mark(&all, s->self);
     for (size_t i = 0; i < all.n; i++)
         if (all.list[i].in && (s->server == 0 || all.list[i].group != s->server))
-            kill(all.list[i].pid, number);
+            family_signal(&all.list[i], number);
     family_free(&all);
 }
 
@@ -112,6 +113,30 @@ static bool reap(struct supervisor *s)
 
 /* ---- starting the server ----------------------------------------------------------------------------------------- */
 
+/* As execvp does it, but for what is no program: that would be handed to a shell, line by line. */
+static void run(char **command)
+{
+    const char *at = getenv("PATH");
+    bool denied = false;
+    char path[PATH_MAX];
+    if (strchr(command[0], '/')) {
+        execv(command[0], command);
+        return;
+    }
+    for (at = at ? at : "/usr/local/bin:/usr/bin:/bin"; *at; at += strspn(at, ":")) {
+        size_t len = strcspn(at, ":");
+        int size = snprintf(path, sizeof(path), "%.*s/%s", (int)len, at, command[0]);
+        at += len;
+        if (len == 0 || size < 0 || (size_t)size >= sizeof(path))
+            continue;
+        execv(path, command);
+        if (errno != EACCES && errno != ENOENT && errno != ENOTDIR)
+            return;
+        denied = denied || errno == EACCES;
+    }
+    errno = denied ? EACCES : ENOENT;
+}
+
 static void become_server(const struct supervisor *s, const char *cwd, char **command, int report)
 {
     sigset_t none;
@@ -126,7 +151,7 @@ static void become_server(const struct supervisor *s, const char *cwd, char **co
     if (cwd[0] && chdir(cwd) != 0)
         why[0] = 1;
     else
-        execvp(command[0], command);
+        run(command);
     why[1] = errno;
     (void)!write(report, why, sizeof(why));
     _exit(127);

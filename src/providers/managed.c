@@ -242,8 +242,11 @@ static int is_available(void *user, deputy_call *call)
     const struct managed_provider *self = user;
     deputy_managed_status status = DEPUTY_INIT(deputy_managed_status);
     deputy_failure failure;
+    pthread_mutex_lock(&self->managed->lock);
+    bool given_up = managed_has_given_up(self->managed);
+    pthread_mutex_unlock(&self->managed->lock);
     managed_words(self->managed, &status);
-    if (status.state != DEPUTY_MANAGED_FAILED) {
+    if (!given_up) {
         deputy_reply_end(call);
         return DEPUTY_OK;
     }
