@@ -182,6 +182,9 @@ for _, way in ipairs{ "the database", "HTTP" } do
       assert.equal("alice", entry.target)
       assert.equal(way == "HTTP" and "admin" or "local:operator", entry.actor)
       assert.matches("^AT +WHO +FROM +ACTION", run("audit", "--limit", "2"))
+      assert.matches("binding.grant +alice +done +%- +1 +deny run on all LLMs\n", run("audit", "--limit", "1"))
+      run("token", "create", "--user", "alice")
+      assert.matches("token.create +%- +done +%- +1 +user=alice\n", run("audit", "--limit", "1"))
       assert.is_true(json("whoami").onAllLlms.admin)
     end)
 
@@ -308,6 +311,20 @@ describe("deputy central", function()
     assert.equal(1, r.status)
     assert.matches("there is no database cental.db: deputy central init makes one", r.stderr, 1, true)
     assert.is_nil(uv.fs_stat(dir .. "/cental.db"))
+    r = run("user", "list", "--db", "central.db")
+    assert.equal(1, r.status)
+    assert.matches(': for a file say "sqlite:central.db"\n$', r.stderr)
+    r = run("user", "list", "--db", "postgres://u:secret@127.0.0.1:1/x")
+    assert.matches("^deputy central: the database does not answer: [^\n]*\n$", r.stderr)
+    assert.is_nil(r.stderr:find("secret", 1, true))
+  end)
+
+  it("says so when it serves a database that nobody has made yet", function()
+    local function serve() return run("serve", "--db", "sqlite:new.db", "--listen", "unix:none/x.sock").stderr end
+    assert.matches("warning: there is no database new.db: it is made now, and nobody has a token for it before "
+      .. "'deputy central init'", serve(), 1, true)
+    assert.equal(0, run("init", "--db", "sqlite:new.db").status)
+    assert.is_nil(serve():find("warning", 1, true))
   end)
 
   it("takes the database from a configuration, relative to it", function()
@@ -361,6 +378,8 @@ describe("deputy central", function()
     for expected, words in pairs{
       ["--db sqlite:FILE, a postgres:// URL, or --url URL is needed"] = { "user", "list" },
       ["--db and --url do not go together"] = { "user", "list", "--db", "sqlite:x", "--url", "http://127.0.0.1:1" },
+      ["before 'llm': behind 'create', --url is that of the LLM's upstream"] = {
+        "llm", "create", "x", "--url", "http://127.0.0.1:1" },
       ["init works on the database itself"] = { "init", "--url", "http://127.0.0.1:1" },
       ["--url needs --token-file or DEPUTY_CENTRAL_TOKEN"] = { "user", "list", "--url", "http://127.0.0.1:1" },
       ["--listen: expected HOST:PORT"] = { "serve", "--db", "postgres://x/y", "--listen", "here" },
@@ -384,6 +403,8 @@ describe("deputy central", function()
     r = ask(peers.start{ default = { status = 200, body = "<html>" } }.url)
     assert.matches("what came back is not JSON", r.stderr, 1, true)
     r = ask(peers.start().url)
+    assert.matches("404 came back, but not as a central says it: is this the right URL?", r.stderr, 1, true)
+    r = ask(peers.start{ default = { status = 404, json = { error = { message = "no model", code = "x" } } } }.url)
     assert.matches("404 came back, but not as a central says it: is this the right URL?", r.stderr, 1, true)
     local central = centrals.start{ dir = dir }
     r = ask(central.url, "dpt_wrong")

@@ -90,6 +90,12 @@ local function fail(format, ...)
   return 1
 end
 
+-- Whoever knows databases as files only: what else the text may be is not shown, it may hold a password.
+local function database_hint(db)
+  local is_file = db and not db:find("[:@%c]")
+  return is_file and (': for a file say "sqlite:%s"'):format(db) or ""
+end
+
 local function misuse(format, ...)
   arguments.say(NAME, format, ...)
   io.stderr:write("Try '", NAME, " --help'.\n")
@@ -135,12 +141,21 @@ local function choose(o, settings)
   if named then return named end
   local db, url = os.getenv("DEPUTY_CENTRAL_DB"), os.getenv("DEPUTY_CENTRAL_URL")
   if db and url then return nil, "DEPUTY_CENTRAL_DB and DEPUTY_CENTRAL_URL are both set: say --db or --url" end
-  if not db and not url then return nil, "--db sqlite:FILE, a postgres:// URL, or --url URL is needed" end
+  if not db and not url then
+    local own_url = o._noun == "llm" and (o._verb == "create" or o._verb == "edit")
+    return nil, "--db sqlite:FILE, a postgres:// URL, or --url URL is needed"
+      .. (own_url and (", before 'llm': behind '%s', --url is that of the LLM's upstream"):format(o._verb) or "")
+  end
   return db, url
 end
 
+-- What a command could not be done for is its end as well: it is said once.
+local logged
+
 local function log(level, text)
-  if level == "error" then io.stderr:write(NAME, ": ", text, "\n") end
+  if level ~= "error" then return end
+  logged = text
+  arguments.say(NAME, "%s", text)
 end
 
 local function open_remote(o, url, host)
@@ -194,7 +209,19 @@ end
 
 -- ---- the whole -----------------------------------------------------------------------------------------------------
 
+-- Most likely another one was meant: nobody can do anything with an empty one.
+local function warn_of_new(db)
+  local file = db:match("^sqlite:(.+)$")
+  local handle = file and io.open(file, "rb")
+  if handle then handle:close() end
+  if file and not handle then
+    arguments.say(NAME .. " serve", "warning: there is no database %s: it is made now, and nobody has a token for it "
+      .. "before 'deputy central init'", file)
+  end
+end
+
 local function serve(o, settings, db, host)
+  warn_of_new(db)
   local status, why = require "central.admin_serve"(settings ~= true and settings or nil, db, o, host)
   return status or misuse("%s", why)
 end
@@ -219,7 +246,8 @@ return function(args, host)
   end
   if o._noun == "serve" then return serve(o, settings, db, host) end
   local backend, why, usage = open(o, db, url, host)
-  if not backend then return usage and misuse("%s", why) or fail("%s", why) end
+  if not backend and why == logged then return 1 end
+  if not backend then return usage and misuse("%s", why) or fail("%s%s", why, database_hint(db)) end
   run = run or find_command(o).run
   local done
   done, why = run(backend, require("central.admin_show").new(o, host), o)

@@ -80,7 +80,8 @@ local OPERATIONS = {
 local function explain(reply)
   local ok, json = pcall(cjson.decode, reply.body)
   local said = ok and type(json) == "table" and json.error
-  if type(said) ~= "table" or type(said.message) ~= "string" then
+  local names_something = type(said) == "table" and tostring(said.code):find("not_found$")
+  if type(said) ~= "table" or type(said.message) ~= "string" or reply.status == 404 and not names_something then
     return problem(reply.status, "no_central", "%d came back, but not as a central says it: is this the right URL?",
       reply.status)
   end

@@ -30,10 +30,12 @@ local function with_dry_run(command)
   command:flag("-n --dry-run", "Only say what would go.")
 end
 
-local function list(operation, columns, options_of)
+-- fill: what is derived from a row for its columns; scripts get the rows as they are.
+local function list(operation, columns, options_of, fill)
   return function(backend, show, o)
     local rows, more = admin_backend.all(backend, operation, o.limit, options_of and options_of(o) or {})
     if not rows then return nil, more end
+    for _, row in ipairs(fill and not o.json and rows or {}) do fill(row) end
     show:list(columns, rows, more)
     return true
   end
@@ -384,11 +386,27 @@ end, list("list_bindings", BINDINGS, function(o) return { user = o.user, group =
 
 local AUDIT = {
   { "at", "AT" }, { "actor", "WHO" }, { "peer", "FROM" }, { "action", "ACTION" }, { "target", "WHAT" },
-  { "outcome", "OUTCOME" }, { "code", "CODE" }, { "times", "TIMES" },
+  { "outcome", "OUTCOME" }, { "code", "CODE" }, { "times", "TIMES" }, { "detail", "DETAIL" },
 }
+
+-- "deny run on claude", "user=alice expiresAt=...": ids are for scripts.
+local function say_detail(row)
+  local detail, words = type(row.detail) == "table" and row.detail or {}, {}
+  if detail.effect and detail.role then
+    row.detail = ("%s %s on %s"):format(detail.effect, detail.role,
+      detail.llm and detail.llm ~= "*" and detail.llm or "all LLMs")
+    return
+  end
+  for key, value in pairs(detail) do
+    if not key:find("Id$") and type(value) ~= "table" then words[#words + 1] = key .. "=" .. tostring(value) end
+  end
+  table.sort(words)
+  row.detail = table.concat(words, " ")
+end
+
 define(nil, "audit", "Who did what to what, and each refusal; the latest first.", function(command)
   command:option("--limit", "At most so many."):argname("N"):default("100"):convert(math.tointeger)
-end, list("list_audit", AUDIT))
+end, list("list_audit", AUDIT, nil, say_detail))
 
 define(nil, "whoami", "Who the token is, and what it may.", nothing, function(backend, show)
   local object, why = backend:whoami()

@@ -27,7 +27,8 @@ local function cell(value)
     for i, each in ipairs(value) do parts[i] = cell(each) end
     return #parts > 0 and table.concat(parts, ", ") or "-"
   end
-  return shorten(printable(tostring(value)))
+  -- What came over HTTP is a float, whatever it was before.
+  return shorten(printable(type(value) == "number" and ("%.14g"):format(value) or tostring(value)))
 end
 
 function tables.format(columns, rows)
