@@ -211,10 +211,12 @@ end
 
 -- Most likely another one was meant: nobody can do anything with an empty one.
 local function warn_of_new(db)
+  local function is_there(path)
+    local handle = io.open(path, "rb") -- a folder can be opened, too
+    return handle ~= nil and handle:close()
+  end
   local file = db:match("^sqlite:(.+)$")
-  local handle = file and io.open(file, "rb")
-  if handle then handle:close() end
-  if file and not handle then
+  if file and not is_there(file) and is_there(file:match("^(.*/)") or ".") then
     arguments.say(NAME .. " serve", "warning: there is no database %s: it is made now, and nobody has a token for it "
       .. "before 'deputy central init'", file)
   end
