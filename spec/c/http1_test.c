@@ -1304,6 +1304,7 @@ static void test_deadlines(void **state)
     static const struct http1_limits limits = {.header_ms = 150, .body_ms = 150, .write_ms = 150};
     struct bed bed;
     long long began;
+    uint64_t refused;
     int fd;
 
     (void)state;
@@ -1331,16 +1332,27 @@ static void test_deadlines(void **state)
     assert_int_equal(status_of(hear_all(&bed, fd)), 200);
     assert_true(heard.eof && now_ms() - began >= 145 && now_ms() - began < 300);
     close(fd);
-    /* a body: only silence counts */
+    refused = http1_stats(bed.server)->refused;
+    /* a body that drips: absolute for each 64 KiB */
     fd = dial(&bed);
-    say(&bed, fd, POST "Content-Length: 5\r\n\r\n");
-    for (int i = 0; i < 4; i++) {
-        nap(&bed, 100);
-        say(&bed, fd, "b");
-    }
+    say(&bed, fd, POST "Content-Length: 500\r\n\r\n");
     began = now_ms();
-    assert_int_equal(status_of(hear(&bed, fd, "}}\n")), 408);
+    for (int i = 0; i < 100 && http1_stats(bed.server)->refused == refused; i++) {
+        say(&bed, fd, "b");
+        nap(&bed, 20);
+    }
     assert_true(now_ms() - began >= 145 && now_ms() - began < 300);
+    assert_int_equal(status_of(hear(&bed, fd, "}}\n")), 408);
+    close(fd);
+    fd = dial(&bed);
+    say(&bed, fd, POST "Content-Length: 327680\r\n\r\n");
+    for (int i = 0; i < 5; i++) {
+        static char step[65537];
+        memset(step, 'b', sizeof(step) - 1);
+        nap(&bed, 100);
+        say(&bed, fd, step);
+    }
+    assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), 200);
     close(fd);
     /* a request in work has no deadline here */
     fd = dial(&bed);

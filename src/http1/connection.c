@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
-enum { IN_FIRST = 512, ABORT_TURNS = 100 };
+enum { IN_FIRST = 512, ABORT_TURNS = 100, BODY_STEP = 65536 };
 
 static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -317,6 +317,17 @@ static void keep_rest(struct connection *c, const struct view *view, bool owned)
     }
 }
 
+/* Whoever drips a body would hold his place for as long as he likes, were it enough that some byte comes. */
+static void time_body(struct connection *c)
+{
+    struct http1_exchange *e = c->exchange;
+
+    if (c->deadline_kind != DEADLINE_BODY || e->body_len - e->timed_len >= BODY_STEP) {
+        e->timed_len = e->body_len;
+        deadline_set(c, DEADLINE_BODY);
+    }
+}
+
 /* All that the bytes allow. A handler that answers at once comes back here, not deeper: the stack stays flat however
  * many requests are pipelined. */
 static void run(struct connection *c, const char *bytes, size_t len)
@@ -343,7 +354,7 @@ static void run(struct connection *c, const char *bytes, size_t len)
     }
     c->running = false;
     if (c->phase == PHASE_BODY) {
-        deadline_set(c, DEADLINE_BODY);
+        time_body(c);
     }
     keep_rest(c, &view, owned);
 }

@@ -27,7 +27,7 @@ struct http1_header {
 struct http1_limits {
     uint32_t
         header_ms;     /* [10000] for the whole head, from the connection or the last reply: absolute, whatever drips */
-    uint32_t body_ms;  /* [60000] the longest silence inside a body */
+    uint32_t body_ms;  /* [60000] how long the next 64 KiB of a body, or its rest, may take */
     uint32_t write_ms; /* [60000] how long a reader may take nothing while bytes wait for it */
     size_t max_header_bytes;  /* [65536] more: 431 */
     unsigned max_headers;     /* [100]   more: 431 */
