@@ -79,7 +79,8 @@ describe("the configuration's defaults", function()
       {"name": "b", "type": "vllm-managed", "model": "qwen"}, {"name": "c", "type": "echo"}]}]]))
     local shared = {
       readySeconds = 600, idleTimeoutMinutes = 15, stopGraceSeconds = 10,
-      restart = { attempts = 3, backoffMs = 1000, retrySeconds = 300 }, prewarm = "on-demand", maxConcurrent = 16, maxQueued = 1024, healthPath = "/health",
+      restart = { attempts = 3, backoffMs = 1000, retrySeconds = 300 }, prewarm = "on-demand",
+      maxConcurrent = 16, maxQueued = 1024, healthPath = "/health",
     }
     local function with(own)
       for field, value in pairs(shared) do own[field] = value end

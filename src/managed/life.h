@@ -10,7 +10,7 @@ enum { LIFE_STATES = DEPUTY_MANAGED_FAILED + 1 };
 /* clang-format off */
 #define LIFE_EVENTS(X)                                                                                                 \
     X(CALLER)   /* an allowed caller waits */                                                                          \
-    X(RETRY)    /* the same, long after it failed */                                                                    \
+    X(RETRY)    /* the same, long after it failed */                                                                   \
     X(START)    /* it is to run: ordered, or wanted beforehand */                                                      \
     X(HEALTHY)  /* the health path answered well */                                                                    \
     X(DEAF)     /* it did not, too often */                                                                            \
