@@ -252,15 +252,22 @@ describe("a managed provider behind deputy serve", function()
     local port = peers.start{}.port
     peers.stop_all()
     start_central()
-    local restart = { attempts = 20, backoffMs = 50 }
-    local gw = start{ port = port, prewarm = "at-start", restart = restart }
-    assert.is_true(gateway.wait_until(function() return count("start") == 1 end, 5000))
-    gw:write(config{ provider({ port = port, prewarm = "at-start", restart = restart }, "--print", "another") })
+    local gw = start({ port = port, restart = false }, nil, "--slow-post", "700")
+    local open = client.open(gw.address, 15000)
+    open:send(client.request{
+      method = "POST", path = "/v1/chat/completions",
+      json = { model = "claude", messages = { { role = "user", content = "hi" } } },
+    })
+    assert.is_true(gateway.wait_until(function() return count("post") == 1 end, 5000))
+    gw:write(config{ provider({ port = port, restart = false }, "--print", "another") })
     gw:signal("sighup")
-    assert.is_true(all_gone{ notes("start")[1][2] })
-    local answer = answer_of(gw:chat())
+    assert.is_truthy(gw:wait_log("reloaded"))
+    local answer = answer_of(gw:chat()) -- while the old one still serves: this caller waits for the new one
     local starts = notes("start")
-    assert.equal("hello from " .. starts[#starts][2], answer)
+    assert.equal("hello from " .. starts[1][2], answer_of(open:read_reply()))
+    assert.equal(2, #starts)
+    assert.equal("hello from " .. starts[2][2], answer)
+    open:close()
   end)
 
   it("says why it failed, and the caller gets the central's error", function()
