@@ -215,6 +215,19 @@ describe("an upstream's answer", function()
     end)
   end
 
+  it("never tells the caller the key that it was asked with", function()
+    start_with_claude()
+    local quoting = '{"error":{"message":"no quota for ' .. KEY .. ', ' .. KEY .. '"}}'
+    for _, status in ipairs{ 200, 400, 404, 429, 500, 503 } do
+      upstream:set{ routes = { { "POST .*", { status = status, body = status == 200 and "{}" or quoting, headers = {
+        ["Content-Type"] = "application/json", ["X-Asked-With"] = "Bearer " .. KEY, ["X-Other"] = "1" } } } } }
+      local r = ask()
+      assert.same({ status, "1" }, { r.status, r.headers["x-other"] })
+      assert.is_nil(r.headers["x-asked-with"])
+      assert.equal(status == 200 and "{}" or quoting:gsub("[%w-]*very%-secret", ("*"):rep(#KEY)), r.body)
+    end
+  end)
+
   it("that leads elsewhere stays here: a client that followed would take his token there", function()
     start_with_claude()
     for _, status in ipairs{ 301, 302, 303, 307, 308 } do
@@ -495,7 +508,7 @@ describe("the process", function()
     central:call("GET", "/api/v1/llms/claude?secret=in-the-query", "dpt_nonsense")
     local line = "msg=run request=%x+%-%d+ method=POST route=%S+ status=200 user=alice llm=claude "
     assert.is_truthy(central:wait_log(line))
-    assert.is_truthy(central:wait_log("method=GET route=%S+ status=401"))
+    assert.is_truthy(central:wait_log("method=GET route=%S+ status=401 code=invalid_token"))
     local log = central:log()
     assert.is_nil(log:find("method=GET route=%S+ status=200"))
     for _, secret in ipairs{ alice, central.admin, KEY, "a-private-question", "in-the-query" } do

@@ -219,7 +219,9 @@ static struct app_forward to(const char *key)
 static deputy_provider *get(const struct app_forward *forward)
 {
     struct problem problem;
-    deputy_provider *provider = upstreams_get(&upstreams, forward, &problem);
+    struct secret *secret = NULL;
+    deputy_provider *provider = upstreams_get(&upstreams, forward, &secret, &problem);
+    secret_unref(secret);
     assert_non_null(provider);
     return provider;
 }
@@ -227,7 +229,9 @@ static deputy_provider *get(const struct app_forward *forward)
 static void expect_refusal(const struct app_forward *forward, const char *code)
 {
     struct problem problem = {0};
-    assert_null(upstreams_get(&upstreams, forward, &problem));
+    struct secret *secret = NULL;
+    assert_null(upstreams_get(&upstreams, forward, &secret, &problem));
+    assert_null(secret);
     assert_int_equal(problem.status, 502);
     assert_string_equal(problem.code, code);
 }
@@ -330,8 +334,11 @@ static void survives_every_allocation_that_fails(void **state)
             ask(app, "bad_error");
             app_close(app);
         }
-        deputy_provider *provider = upstreams_get(&upstreams, &forward, &problem);
-        deputy_provider *again = provider ? upstreams_get(&upstreams, &forward, &problem) : NULL;
+        struct secret *first = NULL, *second = NULL;
+        deputy_provider *provider = upstreams_get(&upstreams, &forward, &first, &problem);
+        deputy_provider *again = provider ? upstreams_get(&upstreams, &forward, &second, &problem) : NULL;
+        secret_unref(first);
+        secret_unref(second);
         fail_allocation(0, false);
         deputy_provider_unref(again);
         deputy_provider_unref(provider);

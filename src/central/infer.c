@@ -14,7 +14,8 @@ struct inference {
     struct relay relay;
     struct central *central;
     deputy_provider *provider;
-    struct problem kept; /* what is made of a reply that stays here; code NULL: none does */
+    struct secret *secret; /* its key */
+    struct problem kept;   /* what is made of a reply that stays here; code NULL: none does */
     char id[REQUEST_ID_SIZE], path[PATH_KEPT], user[USER_KEPT], llm[DEPUTY_NAME_SIZE], endpoint[ENDPOINT_KEPT];
 };
 
@@ -125,7 +126,14 @@ static void release(struct relay *relay)
     struct inference *f = inference_of(relay);
     f->central->counts.in_flight--;
     deputy_provider_unref(f->provider);
+    secret_unref(f->secret);
     free(f);
+}
+
+static const char *secret(struct relay *relay)
+{
+    const struct inference *f = inference_of(relay);
+    return f->secret ? f->secret->text : NULL;
 }
 
 const struct relay_host infer_host = {
@@ -137,6 +145,7 @@ const struct relay_host infer_host = {
     .streaming = streaming,
     .over = over,
     .release = release,
+    .secret = secret,
 };
 
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
@@ -183,7 +192,7 @@ static bool start(struct inference *f, const struct app_forward *forward, struct
     deputy_request request = DEPUTY_INIT(deputy_request);
     if (!request_sends_json(f->relay.exchange, problem))
         return false;
-    f->provider = upstreams_get(&f->central->upstreams, forward, problem);
+    f->provider = upstreams_get(&f->central->upstreams, forward, &f->secret, problem);
     if (!f->provider)
         return false;
     relay_take_body(&f->relay, &request);

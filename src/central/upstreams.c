@@ -19,6 +19,7 @@ enum { MAX_KEY = 8192 };
 struct upstream {
     UT_hash_handle hh;
     deputy_provider *provider;
+    struct secret *secret;
     struct stat file; /* the key's, as it was read */
     uint64_t used;
     bool lost; /* there was no memory to remember it */
@@ -95,11 +96,39 @@ static bool read_key(const struct upstreams *u, const struct app_forward *f, cha
                        "the key for the upstream of '%.128s' cannot be read: the central's log says why", f->name);
 }
 
+/* ---- secrets ----------------------------------------------------------------------------------------------------- */
+
+static struct secret *new_secret(const char *text)
+{
+    size_t len = strlen(text);
+    struct secret *secret = malloc(sizeof(*secret) + len + 1);
+    if (!secret)
+        return NULL;
+    secret->users = 1;
+    memcpy(secret->text, text, len + 1);
+    return secret;
+}
+
+void secret_unref(struct secret *secret)
+{
+    if (!secret || --secret->users > 0)
+        return;
+    explicit_bzero(secret->text, strlen(secret->text));
+    free(secret);
+}
+
+static struct secret *secret_ref(struct secret *secret)
+{
+    secret->users++;
+    return secret;
+}
+
 /* ---- the cache --------------------------------------------------------------------------------------------------- */
 
 static void free_upstream(struct upstream *upstream)
 {
     deputy_provider_unref(upstream->provider);
+    secret_unref(upstream->secret);
     free(upstream);
 }
 
@@ -124,7 +153,8 @@ static bool is_fresh(const struct upstream *upstream, const struct app_forward *
     return !f->api_key_file || (stat(f->api_key_file, &now) == 0 && same_file(&now, &upstream->file));
 }
 
-static void remember(struct upstreams *u, const char *key, deputy_provider *provider, const struct stat *seen)
+static void remember(struct upstreams *u, const char *key, deputy_provider *provider, struct secret *secret,
+                     const struct stat *seen)
 {
     size_t len = strlen(key);
     struct upstream *upstream = calloc(1, sizeof(*upstream) + len + 1);
@@ -138,12 +168,14 @@ static void remember(struct upstreams *u, const char *key, deputy_provider *prov
         return;
     }
     upstream->provider = deputy_provider_ref(provider);
+    upstream->secret = secret_ref(secret);
     upstream->used = ++u->uses;
     if (HASH_COUNT(u->all) > UPSTREAMS_MAX)
         forget_oldest(u);
 }
 
-static deputy_provider *make(struct upstreams *u, const struct app_forward *f, struct problem *problem)
+static deputy_provider *make(struct upstreams *u, const struct app_forward *f, struct secret **secret,
+                             struct problem *problem)
 {
     deputy_openai_options options = DEPUTY_INIT(deputy_openai_options);
     deputy_provider *provider = NULL;
@@ -158,28 +190,38 @@ static deputy_provider *make(struct upstreams *u, const struct app_forward *f, s
     options.api_key = key[0] ? key : NULL;
     options.ca_file = u->ca_file;
     int code = deputy_openai_new(&options, &provider, &error);
+    *secret = new_secret(key);
     explicit_bzero(key, sizeof(key));
+    if (code == DEPUTY_OK && !*secret) {
+        deputy_provider_unref(provider);
+        problem_set(problem, 503, "out_of_memory", "out of memory: try again soon");
+        return NULL;
+    }
     if (code != DEPUTY_OK) {
+        secret_unref(*secret);
+        *secret = NULL;
         say(u, f, f->api_key_file ? f->api_key_file : f->api_key_env, error.message);
         problem_set(problem, 502, "upstream_misconfigured",
                     "the upstream of '%.128s' is not set up rightly: the central's log says what is wrong", f->name);
         return NULL;
     }
-    remember(u, f->key, provider, &seen);
+    remember(u, f->key, provider, *secret, &seen);
     return provider;
 }
 
-deputy_provider *upstreams_get(struct upstreams *u, const struct app_forward *f, struct problem *problem)
+deputy_provider *upstreams_get(struct upstreams *u, const struct app_forward *f, struct secret **secret,
+                               struct problem *problem)
 {
     struct upstream *upstream;
     HASH_FIND(hh, u->all, f->key, strlen(f->key), upstream);
     if (!upstream)
-        return make(u, f, problem);
+        return make(u, f, secret, problem);
     if (!is_fresh(upstream, f)) {
         forget(u, upstream);
-        return make(u, f, problem);
+        return make(u, f, secret, problem);
     }
     upstream->used = ++u->uses;
+    *secret = secret_ref(upstream->secret);
     return deputy_provider_ref(upstream->provider);
 }
 

@@ -23,9 +23,18 @@ struct upstreams {
     const char *ca_file;
 };
 
-/* A reference to the provider, the caller's. NULL: problem says so without telling more than a caller may know; the log
- * says the rest. */
-deputy_provider *upstreams_get(struct upstreams *upstreams, const struct app_forward *forward, struct problem *problem);
+/* An upstream's key, "" when it has none. */
+struct secret {
+    unsigned users;
+    char text[];
+};
+
+void secret_unref(struct secret *secret); /* NULL is allowed */
+
+/* A reference to the provider and one to its key, the caller's. NULL, and no key: problem says so without telling more
+ * than a caller may know; the log says the rest. */
+deputy_provider *upstreams_get(struct upstreams *upstreams, const struct app_forward *forward, struct secret **secret,
+                               struct problem *problem);
 
 /* Forgets all; runs under way keep theirs. */
 void upstreams_clear(struct upstreams *upstreams);

@@ -23,6 +23,24 @@ static const char *find(const deputy_header *headers, size_t n, const char *name
     return NULL;
 }
 
+/* ---- what the caller must not see --------------------------------------------------------------------------------
+ */
+
+enum { SHORTEST_SECRET = 8 }; /* less is found by chance */
+
+static const char *secret_of(struct relay *r)
+{
+    const char *secret = r->relays->host->secret ? r->relays->host->secret(r) : NULL;
+    return secret && strlen(secret) >= SHORTEST_SECRET ? secret : NULL;
+}
+
+static void blot_out(char *bytes, size_t len, const char *secret)
+{
+    size_t n = strlen(secret);
+    for (char *at = bytes; (at = memmem(at, len - (size_t)(at - bytes), secret, n)); at += n)
+        memset(at, '*', n);
+}
+
 /* ---- the reply -------------------------------------------------------------------------------------------------- */
 
 static void on_head(void *user, int status, const deputy_header *headers, size_t n_headers)
@@ -31,6 +49,7 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     const struct relay_host *host = r->relays->host;
     struct http1_header few[REPLY_HEADERS], *all = few;
     const char *connection = find(headers, n_headers, "connection"), *type = find(headers, n_headers, "content-type");
+    const char *secret = secret_of(r);
     if (!r->exchange)
         return;
     r->kept = host->keeps(r, status, type);
@@ -44,9 +63,10 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     }
     size_t n = host->own_headers(r, deputy_via(r->engine, r->run), all);
     for (size_t i = 0; i < n_headers; i++)
-        if (heads_is_end_to_end(headers[i].name, connection))
+        if (heads_is_end_to_end(headers[i].name, connection) && !(secret && strstr(headers[i].value, secret)))
             all[n++] = (struct http1_header){headers[i].name, headers[i].value};
     int64_t length = heads_length(find(headers, n_headers, "content-length"));
+    r->is_error = status >= 400;
     r->is_events = type && strncasecmp(type, "text/event-stream", 17) == 0;
     r->head_sent = http1_head(r->exchange, status, all, n, length >= 0 ? length : HTTP1_CHUNKED) == 0;
     if (r->is_events && r->head_sent)
@@ -71,6 +91,22 @@ static int pass_on(struct relay *r, const char *bytes, size_t len)
     return DEPUTY_OK;
 }
 
+/* The body of an error comes in one piece. */
+static int pass_error(struct relay *r, const char *bytes, size_t len)
+{
+    const char *secret = secret_of(r);
+    if (!secret || !memmem(bytes, len, secret, strlen(secret)))
+        return pass_on(r, bytes, len);
+    char *copy = malloc(len);
+    if (!copy)
+        return DEPUTY_ECANCELED;
+    memcpy(copy, bytes, len);
+    blot_out(copy, len, secret);
+    int code = pass_on(r, copy, len);
+    free(copy);
+    return code;
+}
+
 static int on_bytes(void *user, const void *bytes, size_t len)
 {
     struct relay *r = user;
@@ -80,7 +116,9 @@ static int on_bytes(void *user, const void *bytes, size_t len)
         r->first_us = relay_clock_us() - r->start_us;
     if (r->kept)
         return r->relays->host->keep(r, bytes, len);
-    return r->head_sent ? pass_on(r, bytes, len) : DEPUTY_ECANCELED;
+    if (!r->head_sent)
+        return DEPUTY_ECANCELED;
+    return r->is_error ? pass_error(r, bytes, len) : pass_on(r, bytes, len);
 }
 
 static void explain(struct relay *r, const deputy_outcome *o, struct problem *problem)

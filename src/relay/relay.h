@@ -22,7 +22,7 @@ enum { RELAY_OWN_HEADERS = 8 };
 
 struct relay;
 
-/* All must be there. While they run, relay->exchange is as the comment says. */
+/* All but secret must be there. While they run, relay->exchange is as the comment says. */
 struct relay_host {
     /* Fields of the host's own for the head of any reply: how many. via: as in deputy_outcome. */
     size_t (*own_headers)(struct relay *relay, const char *via, struct http1_header headers[RELAY_OWN_HEADERS]);
@@ -37,6 +37,9 @@ struct relay_host {
     void (*streaming)(struct relay *relay, int change);               /* a stream has begun: +1, is over: -1 */
     void (*over)(struct relay *relay, const deputy_outcome *outcome); /* before the reply ends; exchange may be NULL */
     void (*release)(struct relay *relay);                             /* last; the host frees what it embedded */
+    /* May be missing: what the upstream knows and the caller must not, or NULL. A header that repeats it stays here; in
+     * the body of an error, which may quote what was asked, it is blotted out. */
+    const char *(*secret)(struct relay *relay);
 };
 
 /* Those of one thread, in order of their beginning. */
@@ -55,7 +58,7 @@ struct relay {
     enum dialect dialect;
     deputy_run_id run;
     void *body; /* the request's: the engine borrows it */
-    bool kept, head_sent, is_events, slow;
+    bool kept, head_sent, is_events, is_error, slow;
     size_t taken; /* of bytes that come again */
     struct events events;
     uint64_t start_us, first_us; /* first_us: until the first bytes of the reply, or 0 */
