@@ -1349,7 +1349,7 @@ static void test_deadlines(void **state)
     for (int i = 0; i < 5; i++) {
         static char step[65537];
         memset(step, 'b', sizeof(step) - 1);
-        nap(&bed, 100);
+        nap(&bed, 50);
         say(&bed, fd, step);
     }
     assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), 200);
