@@ -128,7 +128,7 @@ end
 local function paused(self, request, caller)
   local why = problem(503, "llm_paused", "this LLM is paused")
   local reply = refuse(self, request, why)
-  reply.user = caller.user
+  reply.user, reply.llm = caller.user, caller.llm[llms.AT.name]
   return reply
 end
 

@@ -3,7 +3,8 @@
 --   replies.json(status, object), replies.list(objects, rest), replies.models(objects, rest)
 --   replies.problem(why, anthropic)
 --   replies.head(reply)    the same reply to HEAD: its status, its headers, its length, no body
--- A reply may be given again to somebody else, with user and route set anew (llms.lua, reply).
+-- A reply may be given again to somebody else, with user and route set anew (llms.lua, reply). user, route, llm and
+-- code are for the log.
 local cjson = require "cjson"
 
 local encoder = cjson.new()
@@ -74,7 +75,7 @@ function replies.problem(why, anthropic)
   local said = { message = why.message, type = type_of(why.status, anthropic) }
   if not anthropic then said.code, said.param = why.code, why.field end
   local body = encoder.encode{ type = anthropic and "error" or nil, error = said }
-  return { status = why.status, headers = headers_of(why), body = body }
+  return { status = why.status, headers = headers_of(why), body = body, code = why.code }
 end
 
 function replies.head(reply)
@@ -84,7 +85,7 @@ function replies.head(reply)
     head.headers["content-length"] = tostring(#reply.body)
     reply.head = head
   end
-  head.user, head.route = reply.user, reply.route
+  head.user, head.route, head.llm, head.code = reply.user, reply.route, reply.llm, reply.code
   return head
 end
 

@@ -148,6 +148,10 @@ static void read_reply(lua_State *L, int at, struct app_reply *reply)
     reply->body = get_text(L, at, "body", false, &reply->body_len);
     read_headers(L, at, reply);
     reply->status = (int)status;
+    if (status < 400)
+        return;
+    reply->llm = get_text(L, at, "llm", false, NULL);
+    reply->code = get_text(L, at, "code", false, NULL);
 }
 
 /* ---- calling ----------------------------------------------------------------------------------------------------- */

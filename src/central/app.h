@@ -44,7 +44,7 @@ struct app_reply {
     size_t n_headers;
     const char *body;
     size_t body_len;
-    const char *user, *route; /* for the log; or NULL */
+    const char *user, *route, *llm, *code; /* for the log; or NULL */
     struct app_forward forward;
     const char *endpoint;
     enum dialect dialect;

@@ -48,15 +48,16 @@ static bool ends_with(const struct asking *a, const char *end)
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
 
 /* Before the reply: what it says lives as long as the exchange. */
-static void note(const struct asking *a, int status, const char *user, const char *route, const char *code)
+static void note(const struct asking *a, int status, const struct app_reply *reply, const char *code)
 {
     struct visit visit = {
         .method = a->request.method,
         .path = a->path,
         .path_len = a->path_len,
         .id = a->id,
-        .user = user,
-        .route = route,
+        .user = reply ? reply->user : NULL,
+        .route = reply ? reply->route : NULL,
+        .llm = reply ? reply->llm : NULL,
         .code = code,
         .status = status,
         .us = relay_clock_us() - a->start_us,
@@ -66,14 +67,14 @@ static void note(const struct asking *a, int status, const char *user, const cha
 
 static void refuse(const struct asking *a, const struct problem *problem)
 {
-    note(a, problem->status, NULL, NULL, problem->code);
+    note(a, problem->status, NULL, problem->code);
     problem_reply(a->exchange, a->dialect, problem, NULL, 0);
 }
 
 static void answer_text(const struct asking *a, int status, const char *type, const char *text)
 {
     const struct http1_header headers[] = {{"content-type", type}, {"cache-control", "no-store"}};
-    note(a, status, NULL, NULL, NULL);
+    note(a, status, NULL, NULL);
     http1_reply(a->exchange, status, headers, 2, text, strlen(text));
 }
 
@@ -90,7 +91,7 @@ static void send_head(const struct asking *a, const struct app_reply *reply)
 
 static void send_reply(const struct asking *a, const struct app_reply *reply)
 {
-    note(a, reply->status, reply->user, reply->route, NULL);
+    note(a, reply->status, reply, reply->code);
     if (strcmp(a->request.method, "HEAD") == 0)
         send_head(a, reply);
     else
