@@ -133,6 +133,15 @@ describe("a reload", function()
     assert.matches("^deputy serve: the policy [^\n]* is not fail%-closed[^\n]*\n$", refused.stderr)
   end)
 
+  it("without a configuration changes nothing, and says where it looked", function()
+    local gw = gateway.start(config{ log = { format = "json" } })
+    os.remove(gw.config)
+    local r = client.ask("unix:" .. gw.dir .. "/deputy.sock", { method = "POST", path = "/reload" })
+    assert.same({ 409, "there is no configuration: tried " .. gw.config }, { r.status, r.json.error.message })
+    assert.equal(200, gw:chat().status)
+    for line in gw:log():gmatch("[^\n]+") do assert.is_table(cjson.decode(line)) end
+  end)
+
   it("that is asked for while one is under way comes after it", function()
     local dir = tmp.dir()
     local script = tmp.write(dir, "p.lua", SLOW:format(200000, "a"))

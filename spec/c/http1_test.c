@@ -1316,21 +1316,21 @@ static void test_deadlines(void **state)
         say(&bed, fd, i == 0 ? GET "A: " : "a");
         nap(&bed, 20);
     }
-    assert_true(now_ms() - began >= 145 && now_ms() - began < 300);
+    assert_true(now_ms() - began >= 145 && now_ms() - began < 1000);
     assert_int_equal(status_of(hear(&bed, fd, "}}\n")), 408);
     close(fd);
     /* nothing at all, at first and after a reply: closed without a word */
     fd = dial(&bed);
     began = now_ms();
     assert_string_equal(hear_all(&bed, fd), "");
-    assert_true(heard.eof && now_ms() - began >= 145 && now_ms() - began < 300);
+    assert_true(heard.eof && now_ms() - began >= 145 && now_ms() - began < 1000);
     close(fd);
     fd = dial(&bed);
     nap(&bed, 100);
     say(&bed, fd, GET HOST "\r\n");
     began = now_ms();
     assert_int_equal(status_of(hear_all(&bed, fd)), 200);
-    assert_true(heard.eof && now_ms() - began >= 145 && now_ms() - began < 300);
+    assert_true(heard.eof && now_ms() - began >= 145 && now_ms() - began < 1000);
     close(fd);
     refused = http1_stats(bed.server)->refused;
     /* a body that drips: absolute for each 64 KiB */
@@ -1341,7 +1341,7 @@ static void test_deadlines(void **state)
         say(&bed, fd, "b");
         nap(&bed, 20);
     }
-    assert_true(now_ms() - began >= 145 && now_ms() - began < 300);
+    assert_true(now_ms() - began >= 145 && now_ms() - began < 1000);
     assert_int_equal(status_of(hear(&bed, fd, "}}\n")), 408);
     close(fd);
     fd = dial(&bed);

@@ -20,8 +20,12 @@ static const char minimal[] =
 
 /* ---- finding files ---------------------------------------------------------------------------------------------- */
 
-static int no_config(const struct command *command, const char *tried, const char *tried_too)
+static int no_config(const struct command *command, FILE *problems, const char *tried, const char *tried_too)
 {
+    if (problems != stderr && problems != stdout) {
+        fprintf(problems, "there is no configuration: tried %s\n", tried);
+        return STATUS_FAILED;
+    }
     if (tried_too[0])
         complain(command, "there is no configuration: tried %s and %s; name one with -c FILE", tried, tried_too);
     else
@@ -50,7 +54,7 @@ bool config_exists(const struct options *options)
     return own[0] && access(own, F_OK) == 0;
 }
 
-static int find_config(const struct options *options, struct config *config)
+static int find_config(const struct options *options, FILE *problems, struct config *config)
 {
     char second[sizeof(config->file)];
     const char *first = options->config ? options->config : "deputy.json";
@@ -60,10 +64,10 @@ static int find_config(const struct options *options, struct config *config)
     if (access(first, F_OK) == 0 || errno != ENOENT)
         return STATUS_OK; /* what else is wrong with it is found when it is read */
     if (options->config)
-        return no_config(options->command, first, "");
+        return no_config(options->command, problems, first, "");
     name_own_config(second, sizeof(second));
     if (!second[0] || access(second, F_OK) != 0)
-        return no_config(options->command, first, second);
+        return no_config(options->command, problems, first, second);
     memcpy(config->file, second, sizeof(second));
     return STATUS_OK;
 }
@@ -414,7 +418,7 @@ int config_load(const struct options *options, FILE *problems, FILE *warnings, s
     config->options = DEPUTY_INIT(deputy_options);
     int status = lua_dir_find(options->command, config->lua_dir, sizeof(config->lua_dir));
     if (status == STATUS_OK)
-        status = find_config(options, config);
+        status = find_config(options, problems, config);
     if (status != STATUS_OK)
         return status;
     struct reading reading = {.config = config, .problems = problems, .warnings = warnings};

@@ -104,9 +104,10 @@ void problem_from_failure(struct problem *problem, const deputy_failure *failure
     case DEPUTY_FAILURE_REFUSED:
         break;
     }
-    bool detailed = failure_is_ours(failure->kind) && failure->code[0];
-    problem_set(problem, status, code, "%s %s (%s%s%s)", names[culprit], words_for(failure->kind),
-                deputy_failure_name(failure->kind), detailed ? ": " : "", detailed ? failure->code : "");
+    const char *kind = deputy_failure_name(failure->kind);
+    bool detailed = failure_is_ours(failure->kind) && failure->code[0] && strcmp(failure->code, kind) != 0;
+    problem_set(problem, status, code, "%s %s (%s%s%s)", names[culprit], words_for(failure->kind), kind,
+                detailed ? ": " : "", detailed ? failure->code : "");
 }
 
 /* The types that the libraries of OpenAI and Anthropic know. */
