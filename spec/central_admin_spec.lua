@@ -255,6 +255,9 @@ for _, way in ipairs{ "the database", "HTTP" } do
         ["--expires: expected as in 30d"] = { "token", "create", "--user", "alice", "--expires", "soon" },
         ["nothing to change was given"] = { "llm", "edit", "x" },
         ["expected a whole number above 0"] = { "user", "list", "--limit", "many" },
+        ["--limit: expected a whole number above 0"] = { "audit", "--limit", "many" },
+        ["--api-key: everybody can read arguments: use --api-key-env or --api-key-file\n"] = {
+          "llm", "create", "x", "--url", UPSTREAM, "--api-key", "sk-x" },
       } do
         local r = deputy(central.dir, env, table.unpack(words))
         assert.equal(2, r.status, expected .. r.stderr)

@@ -19,8 +19,8 @@ local function named(word)
   return function(command) command:argument(word, "Its name or id.") end
 end
 
-local function limited(command)
-  command:option("--limit", "At most so many."):argname("N"):default("1000"):convert(function(text)
+local function limited(command, default)
+  command:option("--limit", "At most so many."):argname("N"):default(default or "1000"):convert(function(text)
     local n = math.tointeger(tonumber(text))
     return n and n > 0 and n or nil, "--limit: expected a whole number above 0"
   end)
@@ -80,6 +80,9 @@ local function upstream(command)
   command:option("--api-key-env", "The environment variable of the server that holds the upstream's key.")
     :argname("NAME")
   command:option("--api-key-file", "The file that the server reads the upstream's key from."):argname("FILE")
+  command:option("--api-key"):hidden(true):convert(function()
+    return nil, "--api-key: everybody can read arguments: use --api-key-env or --api-key-file"
+  end)
 end
 
 local function llm_input(o)
@@ -405,7 +408,7 @@ local function say_detail(row)
 end
 
 define(nil, "audit", "Who did what to what, and each refusal; the latest first.", function(command)
-  command:option("--limit", "At most so many."):argname("N"):default("100"):convert(math.tointeger)
+  limited(command, "100")
 end, list("list_audit", AUDIT, nil, say_detail))
 
 define(nil, "whoami", "Who the token is, and what it may.", nothing, function(backend, show)
