@@ -192,6 +192,18 @@ describe("deputy providers", function()
     assert.is_true(model:count("GET") - before <= 2) -- the host asked, not the command
   end)
 
+  it("keeps from the terminal what others call their models", function()
+    local control = "\xc2\x9b31m"
+    model:set{ models = { "qwen3", "m" .. control } }
+    local gw = start{ policy = { settings = { retries = 0, breaker = { failures = 1, openMs = 60000 } } } }
+    central:set{ inference = OUTAGE }
+    gw:chat{ model = "made" .. control .. "up" }
+    local out = deputy(gw, "providers").stdout
+    assert.matches("\nbreaker of made 31mup: open", out)
+    assert.matches("qwen3, m%?%?31m\n", out)
+    assert.is_nil(out:find("\xc2\x9b", 1, true))
+  end)
+
   it("says the same in JSON", function()
     local gw = start()
     local r = deputy(gw, "providers", "--json")

@@ -3,6 +3,7 @@
 #include "control.h"
 #include "gpu.h"
 #include "json_out.h"
+#include "text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -37,19 +38,12 @@ static void print_bytes(const char *what, double bytes)
         printf(", %s %.1f GiB", what, bytes / (1 << 30));
 }
 
-/* Control bytes could do anything to a terminal. */
-static void print_clean(FILE *out, const char *text, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        fputc((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i], out);
-}
-
 static void print_text(const char *what, const char *text)
 {
     if (!text)
         return;
     printf("  %s: ", what);
-    print_clean(stdout, text, strlen(text));
+    text_print(stdout, text, strlen(text));
     putchar('\n');
 }
 
@@ -66,7 +60,7 @@ void live_server_output(FILE *out, const char *output)
         const char *end = memchr(output + at, '\n', len - at);
         size_t n = end ? (size_t)(end - output) - at : len - at;
         fputs("  | ", out);
-        print_clean(out, output + at, n < MAX_LINE ? n : MAX_LINE);
+        text_print(out, output + at, n < MAX_LINE ? n : MAX_LINE);
         fputc('\n', out);
         at += n + 1;
     }
@@ -92,7 +86,7 @@ void live_server_print(yajl_val live)
     const char *name = control_text(live, "name"), *state = control_text(live, "state");
     if (!control_flag(live, "managed") || !name)
         return;
-    print_clean(stdout, name, strlen(name));
+    text_print(stdout, name, strlen(name));
     printf(": %s", state ? state : "?");
     print_running(live);
     printf("; %.0f starts, %.0f crashes", control_number(live, "starts", 0), control_number(live, "crashes", 0));

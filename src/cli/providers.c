@@ -104,8 +104,7 @@ static bool fill_cells(const struct row *row, struct text *cells)
         ok = ok && (!words[c] || add_word(&cells[c], words[c]));
         ok = ok && (cells[c].len > 0 || add_word(&cells[c], "-"));
         for (size_t i = 0; i < cells[c].len; i++)
-            if ((unsigned char)cells[c].bytes[i] < 0x20)
-                cells[c].bytes[i] = '?';
+            memset(cells[c].bytes + i, '?', text_control(cells[c].bytes + i, cells[c].len - i));
     }
     return ok;
 }
@@ -264,7 +263,10 @@ static void print_breakers(const struct live *live)
     for (size_t i = 0; i < n; i++) {
         const char *llm = control_text(list[i], "llm"), *state = control_text(list[i], "state");
         double until = control_number(list[i], "until", 0) / 1000 - (double)time(NULL);
-        printf("breaker of %s: %s", llm ? llm : "?", state && strcmp(state, "open") == 0 ? "open" : "half open");
+        llm = llm ? llm : "?"; /* callers make these names up */
+        printf("breaker of ");
+        text_print(stdout, llm, strlen(llm));
+        printf(": %s", state && strcmp(state, "open") == 0 ? "open" : "half open");
         if (until > 0)
             printf(" for %.0f s more", until);
         printf(" (worker %.0f)\n", control_number(list[i], "worker", 0));
