@@ -144,7 +144,7 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
 $(BUILD)/spec/c/http1_test $(BUILD)/spec/fuzz/http1_fuzz: $(HTTP1_OBJ)
-$(BUILD)/spec/c/central_test: $(HTTP1_OBJ) $(patsubst %.c,$(BUILD)/%.o,$(addprefix src/central/,app.c counts.c upstreams.c watchdog.c) \
+$(BUILD)/spec/c/central_test: $(HTTP1_OBJ) $(patsubst %.c,$(BUILD)/%.o,$(addprefix src/central/,app.c counts.c modules.c upstreams.c watchdog.c) \
     $(addprefix src/relay/,draft.c errors.c log.c))
 
 -include $(LIB_OBJ:.o=.d) $(MOD_OBJ:.o=.d) $(HTTP1_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:=.d) $(BENCHES:=.d) $(FUZZERS:=.d)

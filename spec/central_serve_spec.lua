@@ -556,6 +556,13 @@ describe("the process", function()
     end
   end)
 
+  it("takes no Lua module from the folder in which it was started", function()
+    local dir = tmp.dir()
+    tmp.write(dir, "socket.lua", 'error "taken from here"')
+    start{ dir = dir, env = { LUA_PATH = "./?.lua;;", LUA_CPATH = "./?.so;;" } }
+    assert.equal(200, central:call("GET", "/api/v1/llms").status)
+  end)
+
   it("serves on a Unix socket too", function()
     local dir = tmp.dir()
     start_with_claude{ dir = dir, listen = "unix:" .. dir .. "/central.sock" }

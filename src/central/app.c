@@ -1,5 +1,6 @@
 #include "central/app.h"
 
+#include "central/modules.h"
 #include "central/watchdog.h"
 
 #include <lauxlib.h>
@@ -328,16 +329,6 @@ static void make_request(lua_State *L, struct app *app)
     app->request = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-static void find_modules_in(lua_State *L, const char *lua_dir)
-{
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    lua_getfield(L, -1, "package");
-    lua_getfield(L, -1, "path");
-    lua_pushfstring(L, "%s/?.lua;%s", lua_dir, lua_tostring(L, -1));
-    lua_setfield(L, -3, "path");
-    lua_settop(L, 2);
-}
-
 /* (app, lua_dir) -> the object, or nil and why */
 static int open_app(lua_State *L)
 {
@@ -347,7 +338,7 @@ static int open_app(lua_State *L)
     app->traceback = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_openlibs(L);
     lua_gc(L, LUA_GCINC, GC_PAUSE, 0, 0); /* what is kept of the database is large, and not to be gone over often */
-    find_modules_in(L, lua_dir);
+    modules_find_in(L, lua_dir);
     make_request(L, app);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "central.app");

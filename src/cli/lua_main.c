@@ -1,5 +1,6 @@
 #include "lua_main.h"
 
+#include "central/modules.h"
 #include "lua_dir.h"
 
 #include <lauxlib.h>
@@ -59,26 +60,6 @@ static const struct luaL_Reg common[] = {
 /* ---- the state -----------------------------------------------------------------------------------------------------
  */
 
-/* The system's places, after ours. A module in the working directory could be anybody's. */
-static void add_path(lua_State *L, int package, const char *name, const char *first)
-{
-    luaL_Buffer path;
-    lua_getfield(L, package, name);
-    const char *given = lua_tostring(L, -1);
-    luaL_buffinit(L, &path);
-    luaL_addstring(&path, first);
-    for (size_t n; *given; given += n + (given[n] == ';')) {
-        n = strcspn(given, ";");
-        if (given[0] != '/')
-            continue;
-        luaL_addchar(&path, ';');
-        luaL_addlstring(&path, given, n);
-    }
-    luaL_pushresult(&path);
-    lua_setfield(L, package, name);
-    lua_pop(L, 1);
-}
-
 static void open_libraries(lua_State *L, const char *dir)
 {
     lua_pushboolean(L, 1);
@@ -88,12 +69,7 @@ static void open_libraries(lua_State *L, const char *dir)
     lua_pushcfunction(L, luaopen_cjson);
     lua_setfield(L, -2, "cjson");
     lua_pop(L, 1);
-    lua_getglobal(L, "package");
-    lua_pushfstring(L, "%s/?.lua", dir);
-    add_path(L, lua_gettop(L) - 1, "path", lua_tostring(L, -1));
-    lua_pop(L, 1);
-    add_path(L, lua_gettop(L), "cpath", "");
-    lua_pop(L, 1);
+    modules_find_in(L, dir);
 }
 
 static int run(lua_State *L)
