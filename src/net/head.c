@@ -35,17 +35,27 @@ void head_trim(const char **s, size_t *len)
         (*len)--;
 }
 
+static bool grow(struct head *head, size_t size)
+{
+    bool inside = head->bytes == head->first;
+    char *grown = size == HEAD_FIRST ? head->first : realloc(inside ? NULL : head->bytes, size);
+    if (!grown)
+        return false;
+    if (inside)
+        memcpy(grown, head->first, head->len);
+    head->bytes = grown;
+    head->size = size;
+    return true;
+}
+
 static bool keep(struct head *head, const char *s, size_t len)
 {
     if (head->size - head->len < len + 1) {
-        size_t size = head->size ? head->size : 512;
+        size_t size = head->size ? head->size : HEAD_FIRST;
         while (size - head->len < len + 1)
             size *= 2;
-        char *grown = realloc(head->bytes, size);
-        if (!grown)
+        if (!grow(head, size))
             return false;
-        head->bytes = grown;
-        head->size = size;
     }
     memcpy(head->bytes + head->len, s, len);
     head->len += len;
@@ -143,9 +153,9 @@ enum head_line head_read(struct head *head, const char *line, size_t len)
     return HEAD_MORE;
 }
 
-deputy_header *head_fields(const struct head *head)
+deputy_header *head_fields(const struct head *head, deputy_header few[HEAD_FEW])
 {
-    deputy_header *fields = calloc(head->n_fields + 1, sizeof *fields);
+    deputy_header *fields = head->n_fields <= HEAD_FEW ? few : calloc(head->n_fields, sizeof *fields);
     if (!fields)
         return NULL;
     const char *at = head->bytes;
@@ -160,7 +170,8 @@ deputy_header *head_fields(const struct head *head)
 
 void head_free(struct head *head)
 {
-    free(head->bytes);
+    if (head->bytes != head->first)
+        free(head->bytes);
     head->bytes = NULL;
     head->len = head->size = head->n_fields = 0;
 }

@@ -5,9 +5,9 @@
 
 #include "deputy.h"
 
-enum { HEAD_FIELDS_MAX = 256 }; /* fields in one head */
+enum { HEAD_FIELDS_MAX = 256 /* fields in one head */, HEAD_FIRST = 512, HEAD_FEW = 24 };
 
-/* Zeroed, it is ready. */
+/* Zeroed up to `first`, it is ready. Not to be moved. */
 struct head {
     char *bytes; /* name NUL value NUL ... */
     size_t len, size, n_fields;
@@ -15,6 +15,7 @@ struct head {
     int status;
     bool open, chunked;
     bool framing; /* the field read last says where the body ends */
+    char first[HEAD_FIRST];
 };
 
 enum head_line {
@@ -28,9 +29,9 @@ enum head_line {
 /* Reads one line, line end included. Not after anything but HEAD_MORE. */
 enum head_line head_read(struct head *head, const char *line, size_t len);
 
-/* After HEAD_DONE: the n_fields fields, malloc'ed, the caller's; their strings live until head_free. NULL when out of
- * memory. */
-deputy_header *head_fields(const struct head *head);
+/* After HEAD_DONE: the n_fields fields, in `few` when they fit, else malloc'ed, the caller's; their strings live until
+ * head_free. NULL when out of memory. */
+deputy_header *head_fields(const struct head *head, deputy_header few[HEAD_FEW]);
 
 /* Frees the fields; status and framing stay readable. */
 void head_free(struct head *head);

@@ -5,6 +5,8 @@
 #include "net/url.h"
 
 #include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,7 @@ enum {
     DEFAULT_HEADER_BYTES = 65536,
     COPIED_BODY_MAX = 16384,
     METHOD_MAX = 32,
+    ROOM = 1024,
     SPANS = 3,
     OWN_FIELDS = 6,       /* that add_fields may add */
     OWN_FIELD_BYTES = 192 /* of them, without the token and the user agent */
@@ -39,14 +42,16 @@ struct http_transfer {
     struct http_span body[SPANS];
     size_t body_len, body_at;
     char *copied_body;
-
-    struct head head;
     size_t header_bytes, max_header_bytes; /* of all heads and trailers */
 
     enum reason ours; /* why one of our callbacks made libcurl stop */
     bool added, dead, paused, resume, connected, head_done, no_body, safe, trusts_other;
     char method[METHOD_MAX + 1];
     char text[CURL_ERROR_SIZE];
+
+    size_t used; /* of the room */
+    struct head head;
+    _Alignas(max_align_t) char room[ROOM]; /* for what is small; from head.first on nothing is zeroed */
 };
 
 /* ---- what came ---- */
@@ -62,11 +67,12 @@ static size_t end_head(struct http_transfer *t)
 {
     t->head_done = true;
     if (t->on_head) {
-        deputy_header *fields = head_fields(&t->head);
+        deputy_header few[HEAD_FEW], *fields = head_fields(&t->head, few);
         if (!fields)
             return give_up(t, STARVED);
         t->on_head(t->user, t->head.status, fields, t->head.n_fields);
-        free(fields);
+        if (fields != few)
+            free(fields);
     }
     head_free(&t->head);
     return t->dead ? 0 : 1;
@@ -282,6 +288,25 @@ static void give_easy(struct http_transfer *t)
         curl_easy_cleanup(easy);
 }
 
+/* Aligned for anything. NULL when out of memory. */
+static void *take_room(struct http_transfer *t, size_t size)
+{
+    size_t at = t->used;
+    if (size > sizeof t->room - at)
+        return malloc(size);
+    t->used += (size + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
+    if (t->used > sizeof t->room)
+        t->used = sizeof t->room;
+    return t->room + at;
+}
+
+static void give_room(struct http_transfer *t, void *block)
+{
+    uintptr_t at = (uintptr_t)block, room = (uintptr_t)t->room;
+    if (at < room || at >= room + sizeof t->room)
+        free(block);
+}
+
 static void destroy(struct http_transfer *t)
 {
     loop_later_drop(t->loop, &t->exchange);
@@ -290,10 +315,10 @@ static void destroy(struct http_transfer *t)
     if (t->easy)
         give_easy(t);
     url_parsed_drop(t->url);
-    free(t->fields);
-    free(t->copied_body);
+    give_room(t, t->fields);
+    give_room(t, t->copied_body);
     head_free(&t->head);
-    free(t);
+    pool_give(loop_transfers(t->loop), t);
 }
 
 static void finish(struct http_transfer *t, CURLcode code)
@@ -455,7 +480,7 @@ static bool make_fields(struct http_transfer *t, const struct http_request *requ
     bytes += request->bearer ? strlen(request->bearer) : 0;
     for (size_t i = 0; i < request->n_headers; i++)
         bytes += strlen(request->headers[i].name) + strlen(request->headers[i].value) + sizeof ": ";
-    t->fields = malloc(bytes);
+    t->fields = take_room(t, bytes);
     t->fields_end = (char *)(t->fields + n);
     return t->fields != NULL;
 }
@@ -492,7 +517,7 @@ static bool add_fields(struct http_transfer *t, const struct http_request *reque
 /* A copy of what is small goes out together with the head and leaves libcurl no borrowed pointer. */
 static bool copy_body(struct http_transfer *t)
 {
-    t->copied_body = malloc(t->body_len + 1);
+    t->copied_body = take_room(t, t->body_len + 1);
     if (!t->copied_body)
         return false;
     (void)read_body(t->copied_body, 1, t->body_len, t);
@@ -622,7 +647,9 @@ static CURL *take_easy(struct loop *loop)
 
 static struct http_transfer *make(struct loop *loop, const struct http_request *request, struct url_parsed *url)
 {
-    struct http_transfer *t = calloc(1, sizeof *t);
+    struct pool *pool = loop_transfers(loop);
+    pool->size = sizeof(struct http_transfer);
+    struct http_transfer *t = pool_take(pool, offsetof(struct http_transfer, head.first));
     if (!t)
         return NULL;
     t->exchange.on_done = on_done;

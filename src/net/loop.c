@@ -31,6 +31,7 @@ struct loop {
     size_t n_parked;
     struct watch *fresh; /* opened in this turn of libcurl */
     struct url_cache urls;
+    struct pool transfers;
     CURL *spare[SPARE_MAX];
     size_t n_spare;
     unsigned n_open; /* uv handles of ours that are not closed yet */
@@ -505,6 +506,11 @@ void loop_easy_give(struct loop *loop, CURL *easy)
         loop->spare[loop->n_spare++] = easy;
 }
 
+struct pool *loop_transfers(struct loop *loop)
+{
+    return &loop->transfers;
+}
+
 struct url_cache *loop_urls(struct loop *loop)
 {
     return &loop->urls;
@@ -592,6 +598,7 @@ void loop_free(struct loop *loop)
     if (!loop->lent)
         uv_loop_close(&loop->own);
     url_cache_empty(&loop->urls);
+    pool_empty(&loop->transfers);
     free(loop->places);
     free(loop);
 }

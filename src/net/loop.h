@@ -5,6 +5,8 @@
 #ifndef NET_LOOP_H
 #define NET_LOOP_H
 
+#include "base/pool.h"
+
 #include <curl/curl.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -56,6 +58,9 @@ void loop_later_drop(struct loop *loop, struct loop_exchange *exchange);
  * it: whoever gives it back leaves no pointer behind that libcurl may still follow. */
 CURL *loop_easy_take(struct loop *loop, bool *used);
 void loop_easy_give(struct loop *loop, CURL *easy);
+
+/* Where its transfers come from; whoever takes one says how large they are. */
+struct pool *loop_transfers(struct loop *loop);
 
 /* The URLs that were read on this loop. */
 struct url_cache *loop_urls(struct loop *loop);
