@@ -129,23 +129,39 @@ static int parse_address(const char *text, uint32_t words[4])
     return n == 1 ? AF_INET : AF_INET6;
 }
 
+/* The fields of a line, of which these count. */
+enum { LOCAL = 1, STATE = 3, USER = 7, INODE = 9, FIELDS };
+
+static bool split_line(char *line, char *fields[FIELDS])
+{
+    char *rest = NULL;
+    for (size_t i = 0; i < FIELDS; i++)
+        if (!(fields[i] = strtok_r(i == 0 ? line : NULL, " \n", &rest)))
+            return false;
+    return true;
+}
+
+static bool is_listener(char *local, const char *state, uint16_t port)
+{
+    uint32_t words[4] = {0};
+    char *colon = strchr(local, ':');
+    if (!colon || strtoul(colon + 1, NULL, 16) != port || strtoul(state, NULL, 16) != TCP_LISTEN)
+        return false;
+    *colon = '\0';
+    return leads_here(parse_address(local, words), words);
+}
+
 /* False when the file is not to be read, or when there are more than fit. */
 static bool read_sockets(const char *path, uint16_t port, struct sockets *sockets)
 {
-    char line[512], address[33];
-    unsigned at, state, user;
-    unsigned long inode;
-    uint32_t words[4] = {0};
+    char line[512], *fields[FIELDS];
     bool ok = true;
     FILE *file = fopen(path, "re");
     if (!file)
         return false;
-    while (ok && fgets(line, sizeof(line), file)) {
-        if (sscanf(line, " %*[^:]: %32[0-9A-F]:%x %*s %x %*s %*s %*s %u %*s %lu", address, &at, &state, &user,
-                   &inode) == 5 &&
-            at == port && state == TCP_LISTEN && leads_here(parse_address(address, words), words))
-            ok = add_socket(sockets, inode, (uid_t)user);
-    }
+    while (ok && fgets(line, sizeof(line), file))
+        if (split_line(line, fields) && is_listener(fields[LOCAL], fields[STATE], port))
+            ok = add_socket(sockets, strtoul(fields[INODE], NULL, 10), (uid_t)strtoul(fields[USER], NULL, 10));
     ok = ok && !ferror(file);
     fclose(file);
     return ok;
@@ -165,8 +181,8 @@ static bool read_proc(uint16_t port, struct sockets *sockets)
 /* Finds which of them the process has open. False when that is not to be seen. */
 static bool look_into(pid_t pid, struct sockets *sockets)
 {
+    static const char prefix[] = "socket:[";
     char path[320], link[64];
-    unsigned long inode;
     snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
     DIR *dir = opendir(path);
     if (!dir)
@@ -175,8 +191,9 @@ static bool look_into(pid_t pid, struct sockets *sockets)
         snprintf(path, sizeof(path), "/proc/%ld/fd/%s", (long)pid, entry->d_name);
         ssize_t len = readlink(path, link, sizeof(link) - 1);
         link[len > 0 ? len : 0] = '\0';
-        if (sscanf(link, "socket:[%lu]", &inode) != 1)
+        if (strncmp(link, prefix, sizeof(prefix) - 1) != 0)
             continue;
+        unsigned long inode = strtoul(link + sizeof(prefix) - 1, NULL, 10);
         for (size_t i = 0; i < sockets->n; i++)
             sockets->each[i].found = sockets->each[i].found || sockets->each[i].inode == inode;
     }
