@@ -96,6 +96,14 @@ describe("the control socket", function()
     for _, secret in ipairs{ "tok-house", "sk-local-secret" } do assert.is_nil(r.body:find(secret, 1, true)) end
   end)
 
+  it("says why it has no list of a provider's models", function()
+    model:set{ models_steps = { status = 200, body = "[]" } }
+    local gw = start()
+    local ready = control(gw, "GET", "/providers").json.providers[2]
+    assert.same({ true, {} }, { ready.available, ready.models })
+    assert.matches("list of models, got something else", ready.error)
+  end)
+
   it("reloads, and says how that went", function()
     local gw = start()
     assert.same({ 200, '{"reloaded":true}\n' }, { control(gw, "POST", "/reload").status,
@@ -193,11 +201,11 @@ describe("deputy providers", function()
   end)
 
   it("keeps from the terminal what others call their models", function()
-    local control = "\xc2\x9b31m"
-    model:set{ models = { "qwen3", "m" .. control } }
+    local red = "\xc2\x9b31m"
+    model:set{ models = { "qwen3", "m" .. red } }
     local gw = start{ policy = { settings = { retries = 0, breaker = { failures = 1, openMs = 60000 } } } }
     central:set{ inference = OUTAGE }
-    gw:chat{ model = "made" .. control .. "up" }
+    gw:chat{ model = "made" .. red .. "up" }
     local out = deputy(gw, "providers").stdout
     assert.matches("\nbreaker of made 31mup: open", out)
     assert.matches("qwen3, m%?%?31m\n", out)

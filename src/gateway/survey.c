@@ -102,9 +102,10 @@ static void on_models(void *user, int code, const char *why)
 {
     struct ticket *t = user;
     struct finding *f = finding_of(t);
-    (void)why;
     if (f && code == DEPUTY_OK)
         f->named = uv_now(&t->survey->worker->loop);
+    else if (f && code != DEPUTY_ECANCELED)
+        snprintf(f->why, sizeof(f->why), "%s", why);
     close_ticket(t);
 }
 
