@@ -354,6 +354,8 @@ describe("deputy central", function()
     local r = run("--json", "user", "list", "--db", "sqlite:copy.db")
     assert.equal(2, #cjson.decode(r.stdout))
     assert.equal(1, run("backup", dir .. "/copy.db", "--db", central.db).status)
+    assert.equal("deputy central: cannot write none/copy.db: no such file or directory\n",
+      run("backup", "none/copy.db", "--db", central.db).stderr)
     assert.matches("^%d+\n$", run("migrate", "--db", central.db).stdout)
     assert.equal(2, cjson.decode(run("--json", "status", "--db", central.db).stdout).users)
   end)

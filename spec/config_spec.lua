@@ -426,7 +426,8 @@ local mistakes = {
   },
   ["addresses that are none"] = {
     CENTRAL .. '"gateway": {"listen": "4141",\n"control": "127.0.0.1:1"}}',
-    '2 gateway.listen: expected "HOST:PORT" or "unix:PATH"', '3 gateway.control: expected "unix:PATH"',
+    '2 gateway.listen: expected "HOST:PORT" or "unix:PATH", got "4141"',
+    '3 gateway.control: expected "unix:PATH", got "127.0.0.1:1"',
   },
   ["paths that are none"] = {
     '{"central": {"url": "http://c",\n"probe": "/all",\n"inference": {"*": "v1",\n"a b": "/x", "x": "/{endpiont}"}}}',

@@ -38,14 +38,14 @@ end
 -- Only its owner may read the file (it says who may do what), and so the files beside it, which get the same mode.
 local function create(file)
   local handle, why = uv.fs_open(file, "a", 384) -- 0600
-  if not handle then return nil, why end
+  if not handle then return nil, why:match("^%u+: ([^:]+)") or why end -- without code and path
   uv.fs_close(handle)
   return true
 end
 
 function sqlite.connect(target)
   local ok, why = create(target.file)
-  if not ok then return nil, ("cannot open %s: %s"):format(target.file, why:gsub("^%u+: ", "")) end
+  if not ok then return nil, ("cannot open %s: %s"):format(target.file, why) end
   local connection
   ok, connection, why = pcall(DBI.Connect, "SQLite3", target.file)
   if not ok or not connection then return nil, ("cannot open %s: %s"):format(target.file, ok and why or connection) end
@@ -78,7 +78,7 @@ function sqlite.backup(database, path)
   if path == "" or path:find("%c") then return nil, "expected the name of a file for the copy" end
   if uv.fs_stat(path) then return nil, path .. " exists: a backup never overwrites" end
   local ok, why = create(path)
-  if not ok then return nil, ("cannot write %s: %s"):format(path, why:gsub("^%u+: ", "")) end
+  if not ok then return nil, ("cannot write %s: %s"):format(path, why) end
   local copied, failure = pcall(database.one, database, SQL.backup, path)
   if not copied then
     uv.fs_unlink(path)

@@ -458,7 +458,8 @@ function read.address(self, spec, value, key, place)
   end
   local host, port = web_address.split_host(value)
   if spec.tcp and host and port and web_address.port_ok(port, 0) then return value end
-  return self:problem(key, place, spec.tcp and 'expected "HOST:PORT" or "unix:PATH"' or 'expected "unix:PATH"')
+  return self:problem(key, place, 'expected %s"unix:PATH", got "%s"', spec.tcp and '"HOST:PORT" or ' or "",
+    printable(value))
 end
 
 -- ---- secrets --------------------------------------------------------------------------------------------------------
