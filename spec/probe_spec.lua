@@ -299,6 +299,36 @@ describe("TLS", function()
     assert.equal(0, secure:bytes())
   end)
 
+  it("is resumed by the next probe, on a connection of its own; never by who trusts another CA", function()
+    local files, free = peers.tls_files(), assert(socket.bind("127.0.0.1", 0))
+    local port = select(2, free:getsockname())
+    free:close()
+    local url = start("good").central_url:gsub(":%d+$", ":" .. port)
+    local server = shell.start{ "openssl", "s_server", "-accept", "127.0.0.1:" .. port, "-www",
+      "-cert", files.good.cert, "-key", files.good.key }
+    finally(function() server:stop() end)
+    local function count()
+      local page = shell.run{ "curl", "-sS", "--retry", "20", "--retry-delay", "1", "--retry-connrefused",
+        "--cacert", files.ca, url }.stdout
+      return tonumber(page:match("(%d+) server accepts that finished")),
+        tonumber(page:match("(%d+) session cache hits"))
+    end
+    local function probe_thrice(ca_file)
+      local router <close> = make{ central_url = url, ca_file = ca_file, probe_method = "GET",
+        timeouts = { probe_ms = 2000 } }
+      for _ = 1, 3 do router:check_auth("claude") end
+    end
+    local before = count()
+    probe_thrice(files.ca)
+    local after, hits = count()
+    assert.equal(before + 4, after) -- each is a handshake, and so is the asking
+    assert.equal(2, hits)
+    probe_thrice(files.untrusted.cert)
+    after, hits = count()
+    assert.equal(before + 5, after)
+    assert.equal(2, hits)
+  end)
+
   it("where plain HTTP is expected, and the other way round", function()
     local options = start("good")
     options.central_url = secure.url:gsub("https:", "http:")
