@@ -485,9 +485,10 @@ static void the_supervisor_hangs(void **state)
     deputy_managed_options o = options_of("--family", NULL);
     (void)state;
     deputy_managed *m = family_of(&o);
-    kill((pid_t)supervisor_of((long)status_of(m).pid), SIGSTOP);
+    pid_t pid = (pid_t)supervisor_of((long)status_of(m).pid);
+    kill(pid, SIGSTOP);
     deputy_managed_stop(m, NULL);
-    REACHES(m, STOPPED);            /* after the grace and five seconds more */
+    EVENTUALLY((kill(pid, SIGSTOP), state_of(m) == DEPUTY_MANAGED_STOPPED)); /* after the grace and five seconds more */
     EVENTUALLY(left_behind() == 0); /* dead already, but it is for the first process of the machine to reap them */
     assert_int_equal(status_of(m).crashes, 0);
     end_all(m);

@@ -385,17 +385,24 @@ static void say(struct child *c, char word)
         (void)!send(fd, &word, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void child_stop(struct child *c)
-{
-    say(c, 's');
-}
-
-void child_kill(struct child *c)
+static void signal_supervisor(const struct child *c, int number)
 {
     if (c->reaped)
         return;
     if (c->pidfd >= 0)
-        (void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+        (void)syscall(SYS_pidfd_send_signal, c->pidfd, number, NULL, 0);
     else
-        kill(c->supervisor, SIGKILL);
+        kill(c->supervisor, number);
+}
+
+/* One that somebody stopped does not hear it otherwise, and nobody may be there to kill it later. */
+void child_stop(struct child *c)
+{
+    say(c, 's');
+    signal_supervisor(c, SIGCONT);
+}
+
+void child_kill(struct child *c)
+{
+    signal_supervisor(c, SIGKILL);
 }
