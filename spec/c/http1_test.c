@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1558,6 +1559,36 @@ static int dial_unix(const char *path)
     return fd;
 }
 
+static void *listen_soon(void *fd)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
+    listen(*(int *)fd, 1);
+    return NULL;
+}
+
+static void test_a_unix_socket_that_is_about_to_listen(void **state)
+{
+    char dir[] = "/tmp/http1-XXXXXX", address[80], message[256];
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct bed bed = {0};
+    pthread_t thread;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(at.sun_path, sizeof(at.sun_path), "%s/s", dir);
+    snprintf(address, sizeof(address), "unix:%s/s", dir);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(uv_loop_init(&bed.loop), 0);
+    assert_int_equal(pthread_create(&thread, NULL, listen_soon, &fd), 0);
+    assert_int_equal(listen_code(&bed, address, -1, message, sizeof(message)), UV_EADDRINUSE);
+    pthread_join(thread, NULL);
+    close(fd);
+    unlink(at.sun_path);
+    rmdir(dir);
+    uv_loop_close(&bed.loop);
+}
+
 static void test_unix_sockets(void **state)
 {
     char dir[] = "/tmp/http1-XXXXXX", path[64], address[80], message[256];
@@ -1834,6 +1865,7 @@ int main(void)
         cmocka_unit_test(test_closing_tells_the_handler),
         cmocka_unit_test(test_closing_from_inside_a_request),
         cmocka_unit_test(test_unix_sockets),
+        cmocka_unit_test(test_a_unix_socket_that_is_about_to_listen),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_a_descriptor_handed_in),
         cmocka_unit_test(test_out_of_memory),

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -20,6 +21,7 @@ enum {
     LINGER_MS = 2000,
     ABORT_TURN_MS = 10,
     PAUSE_MS = 100,
+    SECOND_LOOK_MS = 50,
     DRAIN_READS = 4,
     MAX_HEADER_BYTES = 1 << 30
 };
@@ -264,6 +266,22 @@ static bool is_live(const struct sockaddr_un *at)
     return !refused;
 }
 
+/* Whoever starts at the same time has bound it and not listened yet, or has just put its own in place of the stale one;
+ * so it is looked at twice. */
+static bool is_stale(const struct sockaddr_un *at, const struct stat *seen)
+{
+    struct stat now;
+
+    if (is_live(at)) {
+        return false;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = SECOND_LOOK_MS * 1000000L}, NULL);
+    if (lstat(at->sun_path, &now) != 0) {
+        return true;
+    }
+    return now.st_dev == seen->st_dev && now.st_ino == seen->st_ino && !is_live(at);
+}
+
 static int clear_path(const struct sockaddr_un *at, const char *address, const struct words *words)
 {
     struct stat stat;
@@ -277,7 +295,7 @@ static int clear_path(const struct sockaddr_un *at, const char *address, const s
                     "another path",
                     address);
     }
-    if (is_live(at)) {
+    if (!is_stale(at, &stat)) {
         return fail(words, UV_EADDRINUSE, "cannot listen on %s: another process listens there", address);
     }
     return unlink(at->sun_path) == 0 || errno == ENOENT ? 0 : fail_errno(words, "replace the stale socket", address);
