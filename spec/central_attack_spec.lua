@@ -109,6 +109,38 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal(201, status)
     end)
 
+    it("looks at a bounded number of LLMs for a list, and says where to go on", function()
+      local alice, bob = c:user("alice"), c:user("bob")
+      c:grant{ user = "alice", role = "view" }
+      local database, SQL = c.service.database, {
+        llm = [[INSERT INTO llms (id, name, description, type, url, model, enabled, paused, revision, created_at,
+          updated_at) VALUES (?, ?, '', 'openai', 'http://h/v1', 'm', 1, 0, 1, '2026', '2026')]],
+        binding = [[INSERT INTO bindings (id, subject_id, scope, llm_id, role, effect, created_at, created_by)
+          VALUES (?, (SELECT id FROM subjects WHERE name = ?), ?, ?, 'view', ?, '2026', '-')]],
+      }
+      database:transaction(function()
+        for i = 1, 5600 do
+          local id = ("m%023d"):format(i)
+          database:run(SQL.llm, id, ("llm%05d"):format(i))
+          if i <= 5300 then database:run(SQL.binding, ("a%023d"):format(i), "alice", id, id, "deny") end
+          if i > 4000 then database:run(SQL.binding, ("b%023d"):format(i), "bob", id, id, "allow") end
+        end
+        return true
+      end)
+      local function all(token)
+        local names, after, pages = {}, "", 0
+        repeat
+          local r = c:ask("GET", "/api/v1/llms?limit=1000&after=" .. after, token)
+          assert.equal(200, r.status)
+          for _, llm in ipairs(r.json.data) do names[#names + 1] = llm.name end
+          after, pages = r.json.next, pages + 1
+        until not after
+        return { #names, names[1], names[#names], pages }
+      end
+      assert.same({ 300, "llm05301", "llm05600", 2 }, all(alice))
+      assert.same({ 1600, "llm04001", "llm05600", 2 }, all(bob))
+    end)
+
     it("keeps no more of its LLMs than it has room for", function()
       local auths, service = require "central.auth", c.service
       local max = auths.MAX_BYTES

@@ -146,7 +146,7 @@ function admin_backend.all(backend, name, limit, ...)
     if not page then return nil, more end
     table.move(page, 1, #page, #rows + 1, rows)
     rest = more
-  until not rest or #page == 0 or #rows >= limit
+  until not rest or #rows >= limit
   return rows, rest ~= nil
 end
 

@@ -26,18 +26,27 @@ local SQL = {
       updated_at FROM llms WHERE name > ? ORDER BY name LIMIT ?]],
   -- For those who have something on all LLMs: a deny may take single ones away. 1025 and 2050: view or admin is
   -- allowed, is denied (rbac.lua); 1088 and 2176: edit or admin, who see what is disabled too.
+  -- No more than so many LLMs are looked at: the loop waits for it.
   visible = [[
-    SELECT * FROM (
-      SELECT l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
-        l.revision, l.created_at, l.updated_at,
+    SELECT l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
+      l.revision, l.created_at, l.updated_at, seen.rights FROM (
+      SELECT l.id, l.name, l.enabled,
         COALESCE((SELECT SUM(DISTINCT b.bit) FROM bindings b
             WHERE b.subject_id = ? AND b.scope IN ('*', l.id)), 0)
           | COALESCE((SELECT SUM(DISTINCT b.bit) FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
             WHERE m.user_id = ? AND b.scope IN ('*', l.id)), 0) AS rights
-      FROM llms l WHERE l.name > ?
-    ) AS seen WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0
-      AND (enabled = 1 OR ((rights & 1088) <> 0 AND (rights & 2176) = 0)) ORDER BY name LIMIT ?]],
-  -- For everybody else: only the LLMs that a binding names are looked at.
+      FROM llms l WHERE l.name > ? ORDER BY l.name LIMIT 5000
+    ) AS seen JOIN llms l ON l.id = seen.id WHERE (rights & 1025) <> 0 AND (rights & 2050) = 0
+      AND (seen.enabled = 1 OR ((rights & 1088) <> 0 AND (rights & 2176) = 0)) ORDER BY seen.name LIMIT ?]],
+  last_looked_at = "SELECT name FROM llms WHERE name > ? ORDER BY name LIMIT 1 OFFSET 4999",
+  few_bindings = [[
+    SELECT count(*) <= 1000 FROM (
+      SELECT * FROM (SELECT 1 FROM bindings b WHERE b.subject_id = ? AND b.llm_id IS NOT NULL LIMIT 1001) AS own
+      UNION ALL
+      SELECT * FROM (SELECT 1 FROM memberships m JOIN bindings b ON b.subject_id = m.group_id
+        WHERE m.user_id = ? AND b.llm_id IS NOT NULL LIMIT 1001) AS groups
+    ) AS found]],
+  -- For everybody else with few bindings: only the LLMs that one names are looked at.
   visible_by_binding = [[
     SELECT * FROM (
       SELECT l.id, l.name, l.description, l.type, l.url, l.model, l.api_key_env, l.api_key_file, l.enabled, l.paused,
@@ -138,10 +147,16 @@ function llms.target(row)
 end
 
 -- Rows by name, those after a name. user_id nil: all of them; has_all: whether that user may view all but single ones.
+-- When these are fewer than count: the name after which to go on looking, or nil when that was all.
 function llms.list(database, after, count, user_id, has_all)
   if not user_id then return database:all(SQL.all, after, count) end
-  if has_all then return database:all(SQL.visible, user_id, user_id, after, count) end
-  return database:all(SQL.visible_by_binding, user_id, user_id, after, user_id, user_id, count)
+  local few = not has_all and database:one(SQL.few_bindings, user_id, user_id)[1]
+  if few == 1 or few == true then
+    return database:all(SQL.visible_by_binding, user_id, user_id, after, user_id, user_id, count)
+  end
+  local rows = database:all(SQL.visible, user_id, user_id, after, count)
+  local last = #rows < count and database:one(SQL.last_looked_at, after) or nil
+  return rows, last and last[1]
 end
 
 -- Where a row of llms.list() for a user has that user's rights on it.

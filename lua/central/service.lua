@@ -231,10 +231,12 @@ operation("list_llms", "llm.list", function(self, actor, options)
   local caller
   caller, why = standing(self, actor)
   if not caller then return nil, why end
-  local rows = llms.list(self.database, values.after, values.limit + 1, actor.id, rbac.allows(caller.rights, "view"))
-  return page(rows, values.limit, function(row)
+  local rows, onward = llms.list(self.database, values.after, values.limit + 1, actor.id,
+    rbac.allows(caller.rights, "view"))
+  local objects, rest = page(rows, values.limit, function(row)
     return llms.view(row, rbac.allows(row[llms.RIGHTS] or rbac.EVERYTHING, "edit"))
   end, llms.AT.name)
+  return objects, rest or onward
 end)
 
 operation("get_llm", "llm.view", function(self, actor, key)
