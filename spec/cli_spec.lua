@@ -207,6 +207,20 @@ describe("the configuration file", function()
     assert.same({ 1, "" }, { r.status, r.stdout })
     assert.matches("DEPUTY_LUA is '.*', but there is no deputy/config.lua in it", r.stderr)
   end)
+
+  it("says which Lua library is missing, and where a program of its own went wrong", function()
+    for text, word in pairs{
+      ['require "missing.library"'] = "the Lua module 'missing.library' is not installed: it is in one of",
+      ['error "out of order"'] = "admin.lua:1: out of order\nstack traceback:",
+    } do
+      for _, folder in ipairs{ "/own", "/own/deputy", "/own/central" } do uv.fs_mkdir(dir .. folder, 448) end
+      tmp.write(dir .. "/own/deputy", "config.lua", "")
+      tmp.write(dir .. "/own/central", "admin.lua", text)
+      local r = deputy{ "central", "user", "list", env = { DEPUTY_LUA = dir .. "/own" } }
+      assert.same({ 1, "" }, { r.status, r.stdout })
+      assert.is_truthy(r.stderr:find(word, 1, true), r.stderr)
+    end
+  end)
 end)
 
 describe("deputy check", function()
