@@ -1,7 +1,7 @@
 -- A deputy serve under everything at once for SOAK_SECONDS: answers, streams, failovers, refusals, cuts, callers that
 -- leave or do not read, connections kept and fresh, new configurations and a policy that is loaded anew. Ends with 1
--- when a reply was not what it had to be, when memory has grown by 1 % or more since the warm-up, the first quarter, or
--- when descriptors are left open.
+-- when a reply was not what it had to be, when memory has grown by 1 % or more since the warm-up, or when descriptors
+-- are left open. The warm-up is the first quarter, with four times as many reloads: the heap finds its size with them.
 -- In less than a minute memory is not judged.
 --   SOAK_SECONDS (60)   SOAK_RATE requests a second at most (250)   SOAK_RELOAD_S between reloads
 --   SOAK_PATIENCE_MS how long an upstream may say nothing (150)
@@ -19,6 +19,7 @@ local RATE = tonumber(os.getenv("SOAK_RATE")) or 250
 local RELOAD_S = tonumber(os.getenv("SOAK_RELOAD_S")) or math.max(2, SECONDS / 60)
 local PATIENCE_MS = tonumber(os.getenv("SOAK_PATIENCE_MS")) or 150
 local JUDGED_S = 60
+local WARM_UP, WARM_UP_RELOADS = 0.25, 4
 local GROWTH_PERCENT = 1
 local TOKEN = "tok-caller-very-secret"
 local OUTAGE = '{"error":{"message":"no capacity","type":"overloaded_error","code":"busy"}}'
@@ -177,7 +178,7 @@ local began = uv.hrtime()
 local function elapsed() return (uv.hrtime() - began) / 1e9 end
 
 local samples, stalled = {}, {}
-local next_sample, next_reload = 0, RELOAD_S
+local next_sample, next_reload = 0, RELOAD_S / WARM_UP_RELOADS
 while elapsed() < SECONDS do
   round = round + 1
   for _, scene in ipairs(scenes) do
@@ -205,7 +206,7 @@ while elapsed() < SECONDS do
   if elapsed() > next_reload then
     reloads = reloads + 1
     reload(reloads)
-    next_reload = elapsed() + RELOAD_S
+    next_reload = elapsed() + (elapsed() < SECONDS * WARM_UP and RELOAD_S / WARM_UP_RELOADS or RELOAD_S)
   end
 end
 
@@ -218,8 +219,8 @@ local function middle(field, from, to)
   return values[(#values + 1) // 2]
 end
 
-local early_kib, late_kib = middle("kib", 0.25, 0.4), middle("kib", 0.85, 1)
-local early_fds, late_fds = middle("fds", 0.25, 0.4), middle("fds", 0.85, 1)
+local early_kib, late_kib = middle("kib", WARM_UP, 0.4), middle("kib", 0.85, 1)
+local early_fds, late_fds = middle("fds", WARM_UP, 0.4), middle("fds", 0.85, 1)
 for _, c in ipairs(stalled) do c:close() end
 if kept then kept:close() end
 gateway.wait_until(function() return descriptors() <= early_fds end, 2000)

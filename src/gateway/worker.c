@@ -5,6 +5,7 @@
 #include "gateway/routes.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,10 +128,12 @@ bool worker_renew(struct worker *w, struct setup *setup, char *problem, size_t p
     return true;
 }
 
-/* Not from a callback of the loop: freeing an engine turns it. */
+/* Not from a callback of the loop: freeing an engine turns it. After the last one what an old and a new configuration
+ * took side by side goes back to the system, instead of the heap staying as large as it was at its largest. */
 static void free_retired(struct worker *w, bool all)
 {
     struct station **at = &w->retired;
+    bool any = false;
     while (*at) {
         struct station *station = *at;
         if (station->runs > 0 && !all) {
@@ -139,8 +142,11 @@ static void free_retired(struct worker *w, bool all)
         }
         *at = station->next;
         free_station(station);
+        any = true;
         at = &w->retired; /* runs that ended meanwhile may have set others free */
     }
+    if (any && !w->retired)
+        malloc_trim(0);
 }
 
 /* ---- what it says about itself -------------------------------------------------------------------------------------
