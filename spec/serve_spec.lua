@@ -187,6 +187,32 @@ describe("a request", function()
   end)
 end)
 
+describe("a second attempt", function()
+  it("takes no kept connection, since where one was dead the others may be", function()
+    central:set{ script = [[return function(request, _, conn)
+      if request.n > 1 then return conn:reset() end
+      conn:wait(300)
+      return { status = 200, json = { choices = {} } }
+    end]] }
+    local gw = start{ policy = { settings = { retries = 1, breaker = false } } }
+    local command = { "curl", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} ", "--parallel", "--parallel-immediate" }
+    for _ = 1, 4 do
+      for _, word in ipairs{ "--json", '{"model":"claude","messages":[]}', "http://" .. gw.address ..
+        "/v1/chat/completions", "--next", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} " } do
+        command[#command + 1] = word
+      end
+    end
+    for _ = 1, 6 do command[#command] = nil end -- no transfer after the last one
+    local warm = require("spec.support.shell").run(command)
+    assert.equal("200 200 200 200 ", warm.stdout, warm.stderr)
+    assert.equal(4, central:connections())
+    local r = gw:chat({}, bearer(TOKEN))
+    assert.equal(200, r.status, r.body)
+    assert.equal(5, central:connections())
+    assert.equal(0, model:bytes())
+  end)
+end)
+
 describe("what a caller sends", function()
   it("must be JSON that names one LLM", function()
     local gw = start()

@@ -130,6 +130,7 @@ int upstream_start(struct deputy_call *call, const struct upstream_request *requ
         .ca_file = request->ca_file,
         .connect_ms = o->timeouts.connect_ms,
         .max_header_bytes = o->limits.max_header_bytes,
+        .anew = call->attempt > 1, /* where one kept connection was dead, the others may be */
         .user = up,
         .before_send = before_send,
         .on_head = on_head,

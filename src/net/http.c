@@ -613,7 +613,7 @@ static bool set_up(struct http_transfer *t, const struct http_request *request)
     CURL *easy = t->easy;
     bool encrypted = strncasecmp(request->url, "https:", 6) == 0;
     const struct number numbers[] = {
-        {CURLOPT_FRESH_CONNECT, request->fresh},
+        {CURLOPT_FRESH_CONNECT, request->fresh || request->anew},
         {CURLOPT_FORBID_REUSE, request->fresh},
         {CURLOPT_TCP_KEEPALIVE, !request->fresh},
         {CURLOPT_TCP_NODELAY, !request->fresh || encrypted},            /* one small packet waits for nothing */

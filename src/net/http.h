@@ -53,6 +53,7 @@ struct http_request {
     uint32_t total_ms;             /* 0: none */
     size_t max_header_bytes;       /* 0: 65536; counts every head, 1xx and trailers too */
     bool fresh;                    /* a connection of its own, closed afterwards (the probe) */
+    bool anew;                     /* no connection that was kept; this one may be (a second attempt) */
 
     void *user;
     /* The connection stands, no byte of the request has left. false: withhold it (HTTP_WITHHELD). Called inside
