@@ -94,6 +94,17 @@ describe("a reload", function()
     assert.is_truthy(text:find('deputy_script_count_total{name="slow_b",worker="0"}', 1, true))
   end)
 
+  it("is dropped when it has to end meanwhile", function()
+    local dir = tmp.dir()
+    local script = tmp.write(dir, "p.lua", SLOW:format(1, "a"))
+    local gw = gateway.start(config{ policy = { script = script, verify = "warn" } })
+    tmp.write(dir, "p.lua", SLOW:format(1000000, "b"))
+    gw:signal("sighup")
+    assert.equal(200, gw:chat().status) -- it has turned since, so that the reload is under way
+    assert.equal(0, gw:stop())
+    assert.is_nil(gw:log():find("msg=reloaded", 1, true))
+  end)
+
   it("brings other bounds", function()
     local gw = gateway.start(config{ gateway = { maxBodyBytes = 4096, maxConnections = 20 } })
     local long = ("x"):rep(8000)
