@@ -64,6 +64,15 @@ for _, way in ipairs{ "the database", "HTTP" } do
       peers.stop_all()
     end)
 
+    it("keeps the last admin of all LLMs, unless it is forced", function()
+      assert.matches("give that to somebody else", refused("revoke", "--user", "admin", "--role", "admin"), 1, true)
+      local id = central.admin:match("^dpt_([a-z0-9]+)_")
+      assert.matches("--force", refused("token", "revoke", id), 1, true)
+      assert.matches("admin of all LLMs", refused("deny", "--user", "admin", "--role", "admin"), 1, true)
+      run("revoke", "--user", "admin", "--role", "admin", "--force")
+      assert.equal(403, central:call("GET", "/api/v1/users", central.admin).status)
+    end)
+
     it("takes a user from nothing to a probe that is allowed, and back", function()
       id_of(run("llm", "create", "claude", "--url", UPSTREAM, "--model", "large"))
       id_of(run("user", "create", "alice"))

@@ -101,6 +101,30 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal("2 1030", counted())
     end)
 
+    it("shows what happened in its order, though a refusal is written later, on every page", function()
+      local c = databases.central(kind)
+      local alice = c:user("alice")
+      c:ask("HEAD", "/api/v1/llms/x", alice)
+      c.clock.now = c.clock.now + 1
+      c:ask("POST", "/api/v1/groups", c.admin, { name = "devs" })
+      c:ask("POST", "/api/v1/groups", c.admin, { name = "ops" })
+      local function names(list)
+        local words = {}
+        for i, entry in ipairs(list) do words[i] = entry.outcome == "refused" and "refused" or entry.target end
+        return table.concat(words, " ")
+      end
+      local all = entries(c)
+      assert.matches("^ops devs refused ", names(all))
+      local paged, before = {}, nil
+      repeat
+        local target = "/api/v1/audit?limit=2" .. (before and "&before=" .. before or "")
+        local json = c:ask("GET", target, c.admin).json
+        table.move(json.data, 1, #json.data, #paged + 1, paged)
+        before = json.next ~= cjson.null and json.next or nil
+      until not before
+      assert.same(all, paged)
+    end)
+
     it("grows no faster than it may, and still counts every refusal", function()
       local c = databases.central(kind)
       local alice = c:user("alice")

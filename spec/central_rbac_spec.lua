@@ -269,6 +269,69 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal(403, c:ask("GET", "/api/v1/llms/claude?disabled=show", alice).status)
     end)
 
+    it("leave somebody who is admin of all LLMs, unless that is forced", function()
+      local c = databases.central(kind)
+      local service = c.service
+      local local_actor = require("central.service").local_actor
+      local function refused(name, ...)
+        local result, why = service[name](service, c.me, ...)
+        assert.is_nil(result, name)
+        assert.equal("last_admin 409", why.code .. " " .. why.status)
+        assert.equal(200, c:ask("GET", "/api/v1/users", c.admin).status)
+      end
+      local id = c.admin:match("^dpt_([a-z0-9]+)_")
+      local group = c:service_as_admin("create_group", { name = "admins" })
+      c:grant{ group = "admins", role = "admin", effect = "deny" }
+      local function each_way()
+        refused("delete_user", "root")
+        refused("update_user", "root", { disabled = true })
+        refused("revoke", { user = "root", role = "admin" })
+        refused("grant", { user = "root", role = "admin", effect = "deny" })
+        refused("add_member", "admins", "root")
+        refused("revoke_token", id)
+      end
+      each_way()
+      -- Others who could not sign in, or may not, are nobody.
+      c:service_as_admin("create_user", { name = "without-token" })
+      c:grant{ user = "without-token", role = "admin" }
+      c:user("off")
+      c:grant{ user = "off", role = "admin" }
+      c:service_as_admin("update_user", "off", { disabled = true })
+      c:user("denied")
+      c:grant{ user = "denied", role = "admin" }
+      c:service_as_admin("add_member", "admins", "denied")
+      c:user("late", { expiresIn = 1 })
+      c:grant{ user = "late", role = "admin" }
+      c.clock.now = c.clock.now + 2
+      c:llm("claude")
+      c:user("of-one")
+      c:grant{ user = "of-one", role = "admin", llm = "claude" }
+      each_way()
+      assert.equal(409, c:ask("DELETE", "/api/v1/bindings?user=root&role=admin", c.admin).status)
+      -- A group makes one as well; then it is the group that has to stay.
+      c:revoke{ group = "admins", role = "admin", effect = "deny" }
+      c:grant{ group = "admins", role = "admin" }
+      c:user("alice")
+      c:service_as_admin("add_member", "admins", "alice")
+      c:service_as_admin("update_user", "denied", { disabled = true })
+      c:revoke{ user = "root", role = "admin" }
+      c:service_as_admin("add_member", "admins", "root")
+      c:service_as_admin("remove_member", "admins", "alice")
+      refused("remove_member", "admins", "root")
+      refused("delete_group", group.id)
+      assert.equal(409, c:ask("DELETE", "/api/v1/groups/admins/members/root?force=yes", c.admin).status)
+      assert.equal(200, c:ask("DELETE", "/api/v1/groups/admins/members/root?force=true", c.admin).status)
+      assert.equal(403, c:ask("GET", "/api/v1/users", c.admin).status)
+      c:grant{ user = "root", role = "admin" }
+      assert.equal(200, c:ask("DELETE", "/api/v1/bindings?force=true&user=root&role=admin", c.admin).status)
+      c:grant{ user = "root", role = "admin" }
+      local by_force = local_actor("spec")
+      by_force.force = true
+      assert.is_truthy(service:delete_user(by_force, "root"))
+      -- Where there was none, nothing more is lost.
+      c:service_as_admin("delete_user", "late")
+    end)
+
     it("end with their user, group or membership", function()
       local c = databases.central(kind)
       c:llm("claude")

@@ -168,7 +168,7 @@ local function open_remote(o, url, host)
     io.stderr:write("warning: the token travels unencrypted: use https\n")
   end
   return require("central.admin_backend").open{
-    url = url, token = token, ca_file = o.ca_file, timeout = o.timeout_ms / 1000,
+    url = url, token = token, ca_file = o.ca_file, timeout = o.timeout_ms / 1000, force = o.force,
   }
 end
 
@@ -231,7 +231,7 @@ end
 local function open(o, db, url, host)
   if url then return open_remote(o, url, host) end
   return require("central.admin_backend").open{
-    db = db, log = log, create = o._noun == "init" or o._noun == "migrate",
+    db = db, log = log, create = o._noun == "init" or o._noun == "migrate", force = o.force,
   }
 end
 

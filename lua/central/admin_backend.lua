@@ -1,7 +1,7 @@
 -- Where a command of `deputy central` works: on the database itself, or on a running central over HTTP. Both have the
 -- operations of service.lua, by the same names: backend:create_user(input) gives an object, or nil and a problem.
 --
---   local backend, why = admin_backend.open{ db =, url =, token =, ca_file =, timeout = }     db, or url and token
+--   local backend, why = admin_backend.open{ db =, url =, token =, ca_file =, timeout =, force = }   db, or url, token
 --   backend:NAME(...)          as in service.lua, without the actor; lists are fetched whole, up to options.limit, and
 --                              the second value says that there is more
 --   backend.is_local           init and backup work there alone
@@ -33,7 +33,9 @@ local function open_local(options)
   local services = require "central.service"
   local service, why = services.open{ db = options.db, log = options.log }
   if not service then return nil, why end
-  return setmetatable({ service = service, actor = services.local_actor(os.getenv("USER")) }, Local)
+  local actor = services.local_actor(os.getenv("USER"))
+  actor.force = options.force
+  return setmetatable({ service = service, actor = actor }, Local)
 end
 
 function Local:close() self.service:close() end
@@ -91,6 +93,9 @@ local function explain(reply)
 end
 
 function Remote:exchange(method, target, body)
+  if self.force and method ~= "GET" then
+    target = target .. (target:find("?", 1, true) and "&" or "?") .. "force=true"
+  end
   local headers = { { "Accept", "application/json" } }
   if body then headers[2] = { "Content-Type", "application/json" } end
   local reply, failure = client.ask(self.base, {
@@ -154,8 +159,9 @@ function admin_backend.open(options)
   if options.db then return open_local(options) end
   local base, why = client.parse(options.url)
   if not base then return nil, "--url: " .. why end
-  return setmetatable({ base = base, token = options.token, ca_file = options.ca_file, timeout = options.timeout },
-    Remote)
+  return setmetatable({
+    base = base, token = options.token, ca_file = options.ca_file, timeout = options.timeout, force = options.force,
+  }, Remote)
 end
 
 return admin_backend

@@ -30,6 +30,11 @@ local function with_dry_run(command)
   command:flag("-n --dry-run", "Only say what would go.")
 end
 
+-- What may leave nobody who is admin of all LLMs.
+local function with_force(command)
+  command:flag("--force", "Even if nobody is left who is admin of all LLMs.")
+end
+
 -- fill: what is derived from a row for its columns; scripts get the rows as they are.
 local function list(operation, columns, options_of, fill)
   return function(backend, show, o)
@@ -191,7 +196,10 @@ local function define_people(group, kind, what)
   end)
   for verb, flag in pairs{ enable = false, disable = true } do
     define(group, verb, flag and "Refuse all its tokens, until it is enabled." or "Take its tokens again.",
-      named "user", function(backend, show, o)
+      function(command)
+        named "user" (command)
+        if flag then with_force(command) end
+      end, function(backend, show, o)
         local user, why = backend:update_user(o.user, { disabled = flag })
         if not user then return nil, why end
         show:done(user, "%s is %sd", user.name, verb)
@@ -201,6 +209,7 @@ local function define_people(group, kind, what)
   define(group, "delete", "Delete it, with its tokens and permissions.", function(command)
     named "user" (command)
     with_dry_run(command)
+    with_force(command)
   end, destroys(function(backend, o) return dry_run.user(backend, o.user) end,
     function(backend, o) return backend:delete_user(o.user) end,
     function(_, user) return user.name .. " is deleted" end))
@@ -247,7 +256,10 @@ local function membership(command)
   command:argument("user", "The user's name or id.")
 end
 
-define("group", "add", "Put a user into a group.", membership, function(backend, show, o)
+define("group", "add", "Put a user into a group.", function(command)
+  membership(command)
+  with_force(command)
+end, function(backend, show, o)
   local result, why = backend:add_member(o.group, o.user)
   if not result then return nil, why end
   show:done(result, result.changed and "%s is in %s now" or "%s was in %s already", result.member.name,
@@ -258,6 +270,7 @@ end)
 define("group", "remove", "Take a user out of a group.", function(command)
   membership(command)
   with_dry_run(command)
+  with_force(command)
 end, destroys(function(backend, o) return dry_run.member(backend, o.group, o.user) end,
   function(backend, o) return backend:remove_member(o.group, o.user) end,
   function(o) return ("%s is not in %s any more"):format(o.user, o.group) end))
@@ -265,6 +278,7 @@ end, destroys(function(backend, o) return dry_run.member(backend, o.group, o.use
 define("group", "delete", "Delete a group, with its permissions; its users stay.", function(command)
   named "group" (command)
   with_dry_run(command)
+  with_force(command)
 end, destroys(function(backend, o) return dry_run.group(backend, o.group) end,
   function(backend, o) return backend:delete_group(o.group) end,
   function(_, group) return group.name .. " is deleted" end))
@@ -312,6 +326,7 @@ local function token_id(text) return text:match("^dpt_([a-z0-9]+)_[a-z0-9]+$") o
 define("token", "revoke", "Revoke a token, from the next request on.", function(command)
   command:argument("id", "Its id, as token list shows it; or the token itself."):convert(token_id)
   with_dry_run(command)
+  with_force(command)
 end, destroys(function(backend, o) return dry_run.token(backend, o.id) end,
   function(backend, o) return backend:revoke_token(o.id) end,
   function(o) return o.id .. " is revoked" end))
@@ -352,13 +367,17 @@ end
 
 define(nil, "grant", "Allow a role, on all LLMs or on one.", binding,
   each_role("grant", function() return nil end, "%s has %s on %s"))
-define(nil, "deny", "Deny a role, whatever allows it.", binding,
+define(nil, "deny", "Deny a role, whatever allows it.", function(command)
+  binding(command)
+  with_force(command)
+end,
   each_role("grant", function() return "deny" end, "%s is denied %s on %s"))
 
 define(nil, "revoke", "Take back a grant, or with --deny a denial.", function(command)
   binding(command)
   command:flag("--deny", "Take back a denial.")
   with_dry_run(command)
+  with_force(command)
 end, function(backend, show, o)
   local effect = o.deny and "deny" or nil
   if not o.dry_run then

@@ -20,6 +20,8 @@ audits.BURST = 100
 audits.MAX_WAITING = 256
 audits.REPEAT_S = 60
 
+-- By time and then by number: a refusal is written later than it happened. To go on before a number is to go on before
+-- the entry that has it, or else the nearest one below.
 -- audit.seq in ORDER BY: seq alone would be PostgreSQL's name for the text of the first column.
 local SQL = {
   insert = [[
@@ -27,11 +29,12 @@ local SQL = {
       code, times, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]],
   latest = [[
     SELECT CAST(seq AS TEXT), at, since, actor_id, actor, token_id, peer, action, target_kind, target_id, target,
-      outcome, code, times, detail FROM audit ORDER BY audit.seq DESC LIMIT ?]],
+      outcome, code, times, detail FROM audit ORDER BY at DESC, audit.seq DESC LIMIT ?]],
   before = [[
     SELECT CAST(seq AS TEXT), at, since, actor_id, actor, token_id, peer, action, target_kind, target_id, target,
-      outcome, code, times, detail FROM audit WHERE seq < CAST(? AS BIGINT)
-      ORDER BY audit.seq DESC LIMIT ?]],
+      outcome, code, times, detail FROM audit WHERE (at, seq) <
+        ((SELECT a.at FROM audit a WHERE a.seq <= CAST(? AS BIGINT) ORDER BY a.seq DESC LIMIT 1), CAST(? AS BIGINT))
+      ORDER BY at DESC, audit.seq DESC LIMIT ?]],
 }
 
 local NOBODY = { name = "-" }
@@ -147,7 +150,7 @@ function Audit:list(options)
   local limit = options.limit
   local rows
   if options.before then
-    rows = self.database:all(SQL.before, options.before, limit + 1)
+    rows = self.database:all(SQL.before, options.before, options.before, limit + 1)
   else
     rows = self.database:all(SQL.latest, limit + 1)
   end

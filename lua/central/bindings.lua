@@ -40,6 +40,21 @@ local SQL = {
     INSERT INTO bindings (id, subject_id, scope, llm_id, role, effect, created_at, created_by)
       VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING]],
   delete = "DELETE FROM bindings WHERE id = ?",
+  has_admin = [[
+    SELECT 1 FROM (
+      SELECT b.subject_id AS id FROM bindings b WHERE b.llm_id IS NULL AND b.role = 'admin' AND b.effect = 'allow'
+      UNION ALL
+      SELECT m.user_id FROM bindings b JOIN memberships m ON m.group_id = b.subject_id
+        WHERE b.llm_id IS NULL AND b.role = 'admin' AND b.effect = 'allow'
+    ) who JOIN subjects s ON s.id = who.id
+    WHERE s.kind <> 'group' AND s.disabled = 0
+      AND EXISTS (SELECT 1 FROM tokens t
+        WHERE t.user_id = s.id AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?))
+      AND NOT EXISTS (SELECT 1 FROM bindings d
+        WHERE d.subject_id = s.id AND d.scope = '*' AND d.role = 'admin' AND d.effect = 'deny')
+      AND NOT EXISTS (SELECT 1 FROM memberships n JOIN bindings d ON d.subject_id = n.group_id
+        WHERE n.user_id = s.id AND d.scope = '*' AND d.role = 'admin' AND d.effect = 'deny')
+    LIMIT 1]],
   any_admin = "SELECT 1 FROM bindings WHERE scope = '*' AND role = 'admin' AND effect = 'allow' LIMIT 1",
 }
 
@@ -145,6 +160,11 @@ function bindings.list(database, subject, llm, after, count)
   if subject_id then return database:all(SQL.of_subject, subject_id, after, count) end
   if llm_id then return database:all(SQL.of_llm, llm_id, after, count) end
   return database:all(SQL.all, after, count)
+end
+
+-- Whether somebody is admin of all LLMs who can also show it: enabled, with a token that is good.
+function bindings.has_admin(database, now)
+  return database:one(SQL.has_admin, now) ~= nil
 end
 
 function bindings.any_admin(database)

@@ -18,6 +18,7 @@ local function operation(name, status, arguments)
   return function(app, request, query, a, b)
     local actor, refusal = app:actor(request, services.ACTIONS[name])
     if not actor then return refusal end
+    actor.force = requests.query(query).force == "true"
     local service = app.service
     local result, why = service[name](service, actor, arguments(request, query, a, b))
     local reply
@@ -45,6 +46,11 @@ end
 
 local function no_arguments() end
 local function from_query(_, query) return requests.query(query) end
+local function binding_of_query(_, query)
+  local values = requests.query(query)
+  if values.force == "true" then values.force = nil end
+  return values
+end
 local function from_body(request) return requests.body(request) end
 local function by_key(_, _, key) return key end
 local function key_and_query(_, query, key) return key, requests.query(query) end
@@ -120,7 +126,7 @@ local PATHS = {
   ["/api/v1/tokens/:"] = { DELETE = operation("revoke_token", 200, by_key) },
   ["/api/v1/bindings"] = {
     GET = list("list_bindings", from_query), POST = operation("grant", 201, from_body),
-    DELETE = operation("revoke", 200, from_query),
+    DELETE = operation("revoke", 200, binding_of_query),
   },
   ["/api/v1/bindings/:"] = { DELETE = operation("delete_binding", 200, by_key) },
   ["/api/v1/audit"] = { GET = list("list_audit", from_query) },

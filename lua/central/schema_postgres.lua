@@ -85,4 +85,7 @@ return {
     [[CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_refuse()]],
     [[CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()]],
   },
+  {
+    [[CREATE INDEX audit_by_time ON audit (at, seq)]],
+  },
 }

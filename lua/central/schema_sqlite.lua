@@ -88,4 +88,7 @@ return {
     [[CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
       BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END]],
   },
+  {
+    [[CREATE INDEX audit_by_time ON audit (at, seq)]],
+  },
 }

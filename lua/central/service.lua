@@ -6,7 +6,8 @@
 -- Each operation returns its result, or nil and a problem (problem.lua). Objects have the keys of the HTTP API.
 --
 -- actor: services.local_actor(name) for whoever holds the database itself and so may do everything; or a caller of
--- auth:check() by services.actor(caller, peer), whose rights are looked up again inside each operation.
+-- auth:check() by services.actor(caller, peer), whose rights are looked up again inside each operation. actor.force:
+-- also to do what leaves nobody who is admin of all LLMs.
 --
 -- Changes: the rights are checked before, and again inside the transaction, where nobody else can commit; the audit log
 -- gets its row in the same transaction. Refusals are noted (audit.lua).
@@ -200,6 +201,18 @@ local function change(self, permit, act)
   end)
 end
 
+-- An act that may leave nobody who is admin of all LLMs: then it is undone, unless it is forced.
+local function keep_an_admin(self, actor, act)
+  return function(caller)
+    local now = self.clock.text()
+    local guarded = not actor.force and bindings.has_admin(self.database, now)
+    local result, why = act(caller)
+    if result == nil or not guarded or bindings.has_admin(self.database, now) then return result, why end
+    return nil, problem(409, "last_admin", "after this nobody would be admin of all LLMs, enabled, with a good token: "
+      .. "give that to somebody else first, or do it all the same with --force (over HTTP: ?force=true)")
+  end
+end
+
 local LIST = { limit = { kind = "integer", min = 1, max = services.MAX_LIMIT }, after = { kind = "text", max = 128 } }
 
 -- The options of a list: limit and after, and what more names.
@@ -353,7 +366,7 @@ local function define_subject(word, list_kind)
   end)
 
   operation("update_" .. word, word .. ".edit", function(self, actor, key, input)
-    return change(self, function() return admin(self, actor) end, function()
+    return change(self, function() return admin(self, actor) end, keep_an_admin(self, actor, function()
       local row, why = find_subject(self, key, word)
       if not row then return nil, why end
       local own = type(input) == "table" and input.disabled == true and is_own(actor, row, "disable")
@@ -362,11 +375,11 @@ local function define_subject(word, list_kind)
       if not updated then return nil, changed end
       self.audit:done(actor, word .. ".edit", subjects.target(row), changed)
       return subjects.view(updated)
-    end)
+    end))
   end)
 
   operation("delete_" .. word, word .. ".delete", function(self, actor, key)
-    return change(self, function() return admin(self, actor) end, function()
+    return change(self, function() return admin(self, actor) end, keep_an_admin(self, actor, function()
       local row, why = find_subject(self, key, word)
       if not row then return nil, why end
       local own = is_own(actor, row, "delete")
@@ -374,7 +387,7 @@ local function define_subject(word, list_kind)
       subjects.delete(self.database, row)
       self.audit:done(actor, word .. ".delete", subjects.target(row))
       return subjects.view(row)
-    end)
+    end))
   end)
 end
 
@@ -394,7 +407,7 @@ operation("list_members", "member.list", function(self, actor, key, options)
 end)
 
 local function change_member(self, actor, group_key, user_key, action, act)
-  return change(self, function() return admin(self, actor) end, function()
+  return change(self, function() return admin(self, actor) end, keep_an_admin(self, actor, function()
     local group, user, why
     group, why = find_subject(self, group_key, "group")
     if not group then return nil, why end
@@ -407,7 +420,7 @@ local function change_member(self, actor, group_key, user_key, action, act)
       self.audit:done(actor, action, subjects.target(user), { group = group[subjects.NAME], groupId = group[1] })
     end
     return { group = subjects.view(group), member = subjects.view(user), changed = changed }
-  end)
+  end))
 end
 
 operation("add_member", "member.add", function(self, actor, group_key, user_key)
@@ -472,13 +485,13 @@ operation("revoke_token", "token.revoke", function(self, actor, id)
     row, missing = tokens.find(self.database, id)
     if rbac.allows(caller.rights, "admin") or (row and row[3] == actor.id) then return caller end
     return nil, services.forbidden("admin", false)
-  end, function()
+  end, keep_an_admin(self, actor, function()
     if not row then return nil, missing end
     if tokens.revoke(self.database, row, self.clock.text()) then
       self.audit:done(actor, "token.revoke", tokens.target(row), { user = row[4] })
     end
     return tokens.view((tokens.find(self.database, id)))
-  end)
+  end))
 end)
 
 -- ---- bindings ------------------------------------------------------------------------------------------------------
@@ -508,7 +521,8 @@ operation("list_bindings", "binding.list", function(self, actor, options)
 end)
 
 operation("grant", "binding.grant", function(self, actor, input)
-  return change(self, function() return allow_binding(self, actor, llm_key_of(input)) end, function()
+  local function permit() return allow_binding(self, actor, llm_key_of(input)) end
+  return change(self, permit, keep_an_admin(self, actor, function()
     local values, why = bindings.read(input)
     if not values then return nil, why end
     local subject, llm = bindings.resolve(self.database, values)
@@ -519,11 +533,12 @@ operation("grant", "binding.grant", function(self, actor, input)
     local object = bindings.view(row)
     object.new = new
     return object
-  end)
+  end))
 end)
 
 operation("revoke", "binding.revoke", function(self, actor, input)
-  return change(self, function() return allow_binding(self, actor, llm_key_of(input)) end, function()
+  local function permit() return allow_binding(self, actor, llm_key_of(input)) end
+  return change(self, permit, keep_an_admin(self, actor, function()
     local values, why = bindings.read(input)
     if not values then return nil, why end
     local subject, llm = bindings.resolve(self.database, values)
@@ -534,7 +549,7 @@ operation("revoke", "binding.revoke", function(self, actor, input)
     bindings.delete(self.database, row)
     self.audit:done(actor, "binding.revoke", bindings.target(row))
     return bindings.view(row)
-  end)
+  end))
 end)
 
 operation("delete_binding", "binding.revoke", function(self, actor, id)
@@ -546,12 +561,12 @@ operation("delete_binding", "binding.revoke", function(self, actor, id)
     local caller, why = allow_binding(self, actor, row and row[bindings.LLM_ID])
     -- In the words for one that does not exist.
     return caller, why and why.status == 403 and services.forbidden("admin", false) or why
-  end, function()
+  end, keep_an_admin(self, actor, function()
     if not row then return nil, missing end
     bindings.delete(self.database, row)
     self.audit:done(actor, "binding.revoke", bindings.target(row))
     return bindings.view(row)
-  end)
+  end))
 end)
 
 -- ---- the rest ------------------------------------------------------------------------------------------------------
