@@ -195,7 +195,8 @@ describe("a second attempt", function()
       return { status = 200, json = { choices = {} } }
     end]] }
     local gw = start{ policy = { settings = { retries = 1, breaker = false } } }
-    local command = { "curl", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} ", "--parallel", "--parallel-immediate" }
+    local command = { "curl", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} ", "--parallel" }
+    command[#command + 1] = "--parallel-immediate"
     for _ = 1, 4 do
       for _, word in ipairs{ "--json", '{"model":"claude","messages":[]}', "http://" .. gw.address ..
         "/v1/chat/completions", "--next", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} " } do
