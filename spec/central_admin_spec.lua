@@ -262,6 +262,9 @@ for _, way in ipairs{ "the database", "HTTP" } do
         ["missing option '--url'"] = { "llm", "create", "x" },
         ["--user or --group is needed"] = { "grant", "--role", "view" },
         ["--expires: expected as in 30d"] = { "token", "create", "--user", "alice", "--expires", "soon" },
+        ["unknown option '--api-kye-evn': did you mean '--api-key-env'?"] = {
+          "llm", "create", "x", "--url", UPSTREAM, "--api-kye-evn", "X" },
+        ["unknown option '--expire-at': did you mean '--expires'?"] = { "token", "create", "--expire-at", "3d" },
         ["nothing to change was given"] = { "llm", "edit", "x" },
         ["expected a whole number above 0"] = { "user", "list", "--limit", "many" },
         ["--limit: expected a whole number above 0"] = { "audit", "--limit", "many" },
@@ -269,9 +272,12 @@ for _, way in ipairs{ "the database", "HTTP" } do
           "llm", "create", "x", "--url", UPSTREAM, "--api-key", "sk-x" },
       } do
         local r = deputy(central.dir, env, table.unpack(words))
+        if words[1] == "token" then
+          assert.matches("\nTry 'deputy central token create --help'.\n", r.stderr, 1, true)
+        end
         assert.equal(2, r.status, expected .. r.stderr)
         assert.matches(expected, r.stderr, 1, true)
-        assert.matches("\nTry 'deputy central --help'.\n", r.stderr, 1, true)
+        assert.matches("\nTry 'deputy central[%l -]* %-%-help'.\n$", r.stderr)
       end
     end)
   end)

@@ -98,7 +98,7 @@ end
 
 local function misuse(format, ...)
   arguments.say(NAME, format, ...)
-  io.stderr:write("Try '", NAME, " --help'.\n")
+  arguments.point_to_help(NAME)
   return 2
 end
 
@@ -117,8 +117,12 @@ local function suggestion(backend, why)
   return best and (': did you mean "%s"?'):format(best) or ""
 end
 
-local function report(backend, why)
-  if why.usage then return misuse("%s", why.message) end
+local function report(backend, why, o)
+  if why.usage then
+    arguments.say(NAME, "%s", why.message)
+    arguments.point_to_help(table.concat({ NAME, o._noun, o._verb }, " "))
+    return 2
+  end
   return fail("%s%s", (why.message:gsub("[%c\127]", "?")), suggestion(backend, why))
 end
 
@@ -253,7 +257,7 @@ return function(args, host)
   run = run or find_command(o).run
   local done
   done, why = run(backend, require("central.admin_show").new(o, host), o)
-  status = done and 0 or report(backend, why)
+  status = done and 0 or report(backend, why, o)
   backend:close()
   return status
 end

@@ -2,7 +2,10 @@
 -- secrets that come from files.
 --   local parser = arguments.parser("deputy contract", "What it does.")     an argparse parser
 --   local options, status = arguments.parse(parser, args)     options, or nil and the exit code, everything being said
+--   arguments.point_to_help("deputy contract")    says on stderr how to learn more
 --   arguments.secret(options, "token", host)    the value of --token, or what is in --token-file; nil and what is wrong
+local nearest = require "deputy.nearest"
+
 local arguments = {}
 
 local MAX_SECRET = 8192
@@ -32,20 +35,44 @@ function arguments.say(name, format, ...)
   io.stderr:write(name, ": ", format:format(...), "\n")
 end
 
+function arguments.point_to_help(name)
+  io.stderr:write("Try '", name, " --help'.\n")
+end
+
+-- "deputy central user create", for that command's parser.
+local function name_of(parser)
+  return (parser:get_usage():match("^Usage: ([%l%- ]+)"):gsub("[ -]+$", ""))
+end
+
+-- argparse itself looks one letter far.
+local function with_tip(message, parser, root)
+  local word = message:match("^unknown option '%-%-([^'=]*)'$")
+  if not word then return message end
+  local known = {}
+  for option in (parser:get_usage() .. root:get_usage()):gmatch("%f[-]%-%-([%l-]+)") do known[#known + 1] = option end
+  local near = nearest.suggest(word, known):match('^did you mean "(.*)"%?$')
+  return near and ("%s: did you mean '--%s'?"):format(message, near) or message
+end
+
 function arguments.parse(parser, args)
-  local name = parser:get_usage():match("^Usage: (%S+ %S+)")
+  local name, at = name_of(parser), parser
+  parser.error = function(where, message)
+    at = where
+    error({ usage = message }, 0)
+  end
   asked = nil
-  local run, ok, result = pcall(parser.pparse, parser, args)
+  local ok, result = pcall(parser.parse, parser, args)
   if asked then
     -- In the words of the commands that C reads the arguments of.
     print((("\n" .. asked:get_help()):gsub("\n(%u%l+):%f[%s]", function(word) return "\n" .. word:lower() .. ":" end)
       :gsub("^\n", "")))
     return nil, 0
   end
-  if not run then error(ok, 0) end
   if ok then return result end
-  arguments.say(name, "%s", (result:gsub("\nDid you mean", ": did you mean"):gsub("\n", " ")))
-  io.stderr:write("Try '", name, " --help'.\n")
+  if type(result) ~= "table" then error(result, 0) end
+  local said = with_tip(result.usage, at, parser)
+  arguments.say(name, "%s", (said:gsub("\nDid you mean", ": did you mean"):gsub("\n", " ")))
+  arguments.point_to_help(name_of(at))
   return nil, 2
 end
 
