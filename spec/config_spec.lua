@@ -194,7 +194,7 @@ describe("the configuration", function()
 
   it("wants certificates that can be read where it is told to trust some", function()
     assert.same({
-      "1 central.caFile: cannot read the file that it names (relative names start in /etc/deputy): " ..
+      "1 central.caFile: cannot read /etc/deputy/none.pem: " ..
         "No such file or directory",
       "2 providers[0].caFile: expected certificates in PEM form, and there are none in the file that it names",
     }, problems_of('{"central": {"url": "https://c", "caFile": "none.pem"},\n"providers": [{"name": "a", ' ..
@@ -408,16 +408,26 @@ local mistakes = {
       .. '{"name": "a", "type": "openai", "url": "http://l", "apiKeyFile": "empty"},\n'
       .. '{"name": "b", "type": "openai", "url": "http://l", "apiKeyFile": "two"},\n'
       .. '{"name": "c", "type": "openai", "url": "http://l", "apiKeyFile": "huge"}]}',
-    "1 central.bearerTokenFile: cannot read the file that it names (relative names start in /etc/deputy): "
+    "1 central.bearerTokenFile: cannot read /etc/deputy/none: "
       .. "No such file or directory",
     "3 providers[0].apiKeyFile: what the file holds must not be empty",
     "4 providers[1].apiKeyFile: what the file holds must not hold spaces, line breaks or bytes that are not ASCII",
     "5 providers[2].apiKeyFile: what the file holds must not be longer than 8192 bytes",
   },
   ["a token where its file's name belongs"] = {
-    '{"central": {"url": "http://c", "bearerTokenFile": "' .. SECRET .. '"}}',
-    "1 central.bearerTokenFile: cannot read the file that it names (relative names start in /etc/deputy): "
-      .. "No such file or directory",
+    '{"central": {"url": "http://c", "bearerTokenFile": "' .. SECRET .. "0123456789" .. '"}}',
+    "1 central.bearerTokenFile: cannot read the file that it names (relative names start in /etc/deputy; its own is "
+      .. "not shown, since it looks like a token: that belongs into a file): No such file or directory",
+  },
+  ["a file that is not there"] = {
+    '{"central": {"url": "http://c", "bearerTokenFile": "secrets/the-token-of-the-central"}}',
+    "1 central.bearerTokenFile: cannot read /etc/deputy/secrets/the-token-of-the-central: No such file or directory",
+  },
+  ["the other keys of a provider whose type has a slip in it"] = {
+    CENTRAL .. '"providers": [\n{"name": "a", "type": "opnai", "url": 9,\n"modle": "x"}]}',
+    '3 providers[0].type: "opnai" is not known: did you mean "openai"?',
+    "3 providers[0].url: expected a string, got 9",
+    '4 providers[0].modle: not a known key of a provider of type "openai": did you mean "model"?',
   },
   ["variables that are not set"] = {
     '{"central": {"url": "http://c", "caFile": "$NOPE/ca.pem"},\n"policy": {"script": "$EMPTY/r.lua"},\n'

@@ -22,7 +22,8 @@
 -- config.load_as(schema, path, options)   another kind of configuration; schema is made of config.kinds.
 -- config.format(problem, file) "FILE:LINE: KEY: MESSAGE", without what is not known.
 --
--- No message ever holds the value of a token or key, nor that of a ...File, where people put tokens by mistake.
+-- No message ever holds the value of a token or key, nor that of a ...File which looks like one: people put them there
+-- by mistake.
 local cjson = require "cjson"
 local json_map = require "deputy.json_map"
 local managed_keys = require "deputy.managed_keys"
@@ -242,6 +243,17 @@ function read.variant(self, spec, value, key, place)
     for field, each in pairs(spec.types[kind_of]) do fields[field] = each end
     return self:fields(fields, value, key, place, (' of a provider of type "%s"'):format(kind_of))
   end
+  -- A slip in the type does not keep the other keys from being looked at; what is missing is not sure then.
+  local near = type(kind_of) == "string" and nearest.suggest(kind_of, types):match('^did you mean "(.*)"%?$')
+  if near then
+    for field, each in pairs(spec.types[near]) do
+      local optional = {}
+      for word, of_it in pairs(each) do optional[word] = of_it end
+      optional.required = nil
+      fields[field] = optional
+    end
+    return self:fields(fields, value, key, place, (' of a provider of type "%s"'):format(near))
+  end
   -- Which keys it may have is not known: look at those that all types share.
   local shared = {}
   for field in pairs(fields) do shared[field] = value[field] end
@@ -422,17 +434,30 @@ function read.path(self, spec, value, key, place)
   return expanded
 end
 
-function Reader:named_file(key, place, file, max)
+-- Names of files are shorter, or have folders.
+local function looks_like_token(value)
+  return not value:find("/", 1, true) and #value > 20 or value:find("[+=%s]") or value:find("^sk%-")
+    or value:find("^dpt_")
+end
+
+-- value: what stands in the configuration for that file.
+function Reader:named_file(key, place, file, max, value)
   local content, why = self.read_file(file, max)
   if content then return content end
-  return self:problem(key, place, "cannot read the file that it names (relative names start in %s): %s", self.dir, why)
+  if looks_like_token(value) then
+    return self:problem(key, place, "cannot read the file that it names (relative names start in %s; its own is not "
+      .. "shown, since it looks like a token: that belongs into a file): %s", self.dir, why)
+  end
+  -- What a variable holds is not the configuration's to show.
+  local shown = value:find("$", 1, true) and value or file
+  return self:problem(key, place, "cannot read %s: %s", shown, why)
 end
 
 -- Without certificates no server can be trusted, so what is wrong with them is found before anybody asks one.
 function read.bundle(self, spec, value, key, place)
   local file = read.path(self, spec, value, key, place)
   if not file then return nil end
-  local content = self:named_file(key, place, file, MAX_BUNDLE_BYTES)
+  local content = self:named_file(key, place, file, MAX_BUNDLE_BYTES, value)
   if not content then return nil end
   if not content:find("-----BEGIN ", 1, true) then
     return self:problem(key, place, "expected certificates in PEM form, and there are none in the file that it names")
@@ -489,7 +514,7 @@ end
 function Reader:secret_file(key, place, value)
   local file = read.path(self, {}, value, key, place)
   if not file then return nil end
-  local content = self:named_file(key, place, file, MAX_SECRET_BYTES + 3)
+  local content = self:named_file(key, place, file, MAX_SECRET_BYTES + 3, value)
   if not content then return nil end
   content = content:gsub("\r?\n$", "")
   local wrong = secret_problem(content)
