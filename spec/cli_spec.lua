@@ -109,7 +109,7 @@ describe("deputy", function()
       { { "--halp" }, "unknown option '--halp': options stand behind the command\n" },
       { { "-c", "deputy.json", "ask" }, "unknown option '-c': options stand behind the command\n" },
       { { "check", "deputy.json" }, "unexpected argument 'deputy.json': a configuration is named with -c FILE\n" },
-      { { "providers", "strat", "tiny" }, "unknown operand 'strat': expected discover, start, stop or restart\n" },
+      { { "providers", "strat", "tiny" }, "unknown operand 'strat': did you mean 'start'?\n" },
       { { "ask", "--strem", "a", "b" }, "unknown option '--strem': did you mean '--stream'?" },
       { { "ask", "--jsno=1", "a", "b" }, "unknown option '--jsno': did you mean '--json'?" },
       { { "probe", "--json", "a" }, "unknown option '--json'" },
@@ -406,7 +406,8 @@ describe("deputy ask", function()
       why())
     central:set{ inference = OUTAGE, probe = "ok" }
     model:stop()
-    assert.matches("no failover: 'vllm%-local' was allowed to stand in, but failed too %(connect%)\n$", why())
+    assert.matches("no failover: 'vllm%-local' was allowed to stand in, but failed too %(connect%) at "
+      .. model.url:match("//([^/]+)"):gsub("%p", "%%%0") .. "; 'deputy providers' shows how it is\n$", why())
     configure{ central = { url = central.url } }
     assert.matches("no failover: unreachable: there is no token to ask the central with", why())
     configure{ policy = { script = "mine.lua", verify = "off" } }

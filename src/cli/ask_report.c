@@ -156,20 +156,52 @@ static void show_output(const struct ask_end *end, const char *provider)
         live_server_output(stderr, output);
 }
 
+/* " at HOST:PORT" of a provider whose URL stands in the configuration. User and password are not part of it. */
+static void where_it_is(const struct ask_end *end, const char *provider, char *out, size_t size)
+{
+    const struct config *config = &end->host->config;
+    out[0] = '\0';
+    for (size_t i = 0; i < config->n_providers; i++) {
+        const struct provider_config *p = &config->providers[i];
+        const char *host = p->url && strcmp(p->name, provider) == 0 ? strstr(p->url, "://") : NULL;
+        if (!host)
+            continue;
+        host += 3;
+        size_t len = strcspn(host, "/?#");
+        for (size_t at = len; at-- > 0;)
+            if (host[at] == '@') {
+                host += at + 1;
+                len -= at + 1;
+                break;
+            }
+        char name[200];
+        host_clean(end->host, host, len, name, sizeof(name));
+        snprintf(out, size, " at %s", name);
+    }
+}
+
+static void say_stand_in_failed(const struct ask_end *end, const deputy_trace *local)
+{
+    char how[64], where[256];
+    how_it_ended(local, how, sizeof(how));
+    where_it_is(end, local->provider, where, sizeof(where));
+    complain(end->host->options->command,
+             "no failover: '%s' was allowed to stand in, but failed too (%s)%s%s; 'deputy providers' shows how it is",
+             local->provider, how, where, local->status == 404 && where[0] ? " (its url usually ends in /v1)" : "");
+    if (!local->status)
+        show_output(end, local->provider);
+}
+
 static void say_why_alone(const struct ask_end *end)
 {
     const deputy_outcome *o = end->outcome;
     const struct command *command = end->host->options->command;
     const deputy_trace *local = last_leg(o, DEPUTY_LEG_LOCAL), *probe = last_leg(o, DEPUTY_LEG_PROBE);
     const deputy_trace *note = last_leg(o, DEPUTY_LEG_POLICY);
-    char how[64];
     if (!end->has_stand_in) {
         complain(command, "no failover: no provider in %s stands in for '%s'", end->host->config.file, end->llm);
     } else if (local) {
-        how_it_ended(local, how, sizeof(how));
-        complain(command, "no failover: '%s' was allowed to stand in, but failed too (%s)", local->provider, how);
-        if (!local->status)
-            show_output(end, local->provider);
+        say_stand_in_failed(end, local);
     } else if (probe) {
         say_verdict(end, probe);
     } else if (note) {

@@ -3,6 +3,7 @@
 #include "control.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { STATUS_MS = 2000 };
@@ -47,6 +48,20 @@ static const char *error_of(yajl_val json)
     return message ? message : "the host refused without saying why";
 }
 
+static int say_refusal(const struct options *options, const struct config *config, const char *provider,
+                       const struct control_reply *reply)
+{
+    const char *near = NULL, **names = calloc(config->n_providers + 1, sizeof(*names));
+    for (size_t i = 0; names && i < config->n_providers; i++)
+        names[i] = config->providers[i].name;
+    if (names && reply->status == 404)
+        near = nearest(provider, names, config->n_providers);
+    free(names);
+    if (near && strcmp(near, provider) != 0)
+        return complain(options->command, "%s: did you mean '%s'?", error_of(reply->json), near);
+    return complain(options->command, "%s", error_of(reply->json));
+}
+
 static int ask(const struct options *options, const struct config *config, const char *verb, const char *provider)
 {
     struct control_reply reply;
@@ -55,7 +70,7 @@ static int ask(const struct options *options, const struct config *config, const
     if (result != CONTROL_ANSWERED)
         status = complain(options->command, "%s", reply.problem);
     else if (reply.status < 200 || reply.status > 299)
-        status = complain(options->command, "%s", error_of(reply.json));
+        status = say_refusal(options, config, provider, &reply);
     for (size_t i = 0; status == STATUS_OK && i < VERBS; i++)
         if (strcmp(verb, verbs[i].verb) == 0)
             printf("%s %s; 'deputy providers' shows how it goes\n", provider, verbs[i].done);

@@ -377,6 +377,15 @@ static int print_commands(const struct options *options)
     return status;
 }
 
+static int unknown_verb(const struct command *command, const char *word)
+{
+    static const char *const verbs[] = {"discover", "start", "stop", "restart"};
+    const char *near = nearest(word, verbs, sizeof(verbs) / sizeof(verbs[0]));
+    if (near)
+        return usage_error(command, "unknown operand '%.64s': did you mean '%s'?", word, near);
+    return usage_error(command, "unknown operand '%.64s': expected discover, start, stop or restart", word);
+}
+
 static int run(const struct options *options)
 {
     const char *verb = options->n_operands > 0 ? options->operands[0] : "";
@@ -385,8 +394,7 @@ static int run(const struct options *options)
     if ((options->ports || options->llm) && strcmp(verb, "discover") != 0)
         return usage_error(options->command, "--ports and --for go with 'discover'");
     if (verb[0] && strcmp(verb, "discover") != 0 && !operate_knows(verb))
-        return usage_error(options->command, "unknown operand '%.64s': expected discover, start, stop or restart",
-                           verb);
+        return unknown_verb(options->command, verb);
     if (options->n_operands > 1 && !operate_knows(verb))
         return usage_error(options->command, "unexpected argument '%.64s'", options->operands[1]);
     if (strcmp(verb, "discover") == 0)

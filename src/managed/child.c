@@ -134,6 +134,22 @@ static void tell_signal(struct child *c, int number)
     end(c, false, how);
 }
 
+static void lend_output(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    struct child *c = handle->data;
+    (void)suggested;
+    *buf = uv_buf_init(c->owner->bytes, sizeof(c->owner->bytes));
+}
+
+static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+    struct child *c = stream->data;
+    if (n > 0)
+        drive_output(c->managed, buf->base, (size_t)n);
+    else if (n < 0)
+        uv_read_stop(stream);
+}
+
 /* Whether the line is this word and a number. */
 static bool says(const char *line, const char *word, int *number)
 {
@@ -158,6 +174,8 @@ static void hear_line(struct child *c, const char *line)
     if (says(line, "started ", &number)) {
         c->server = (struct family_head){number, family_born(number)};
         drive_started(c->managed, number);
+        /* not before: what it writes belongs under the mark of its start */
+        uv_read_start((uv_stream_t *)&c->output, lend_output, on_output);
     } else if (says(line, "exit ", &number)) {
         snprintf(how, sizeof(how), "exit status %d", number);
         end(c, false, how);
@@ -202,22 +220,6 @@ static void on_control(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         uv_read_stop(stream);
         finish(c);
     }
-}
-
-static void lend_output(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    struct child *c = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(c->owner->bytes, sizeof(c->owner->bytes));
-}
-
-static void on_output(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
-{
-    struct child *c = stream->data;
-    if (n > 0)
-        drive_output(c->managed, buf->base, (size_t)n);
-    else if (n < 0)
-        uv_read_stop(stream);
 }
 
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
@@ -339,7 +341,6 @@ static void take_ends(struct child *c, struct ends *e)
         e->control[0] = -1;
     if (uv_pipe_open(&c->output, e->output[0]) == 0)
         e->output[0] = -1;
-    uv_read_start((uv_stream_t *)&c->output, lend_output, on_output);
     /* the end of a socket that cannot be read is its end all the same */
     if (uv_read_start((uv_stream_t *)&c->control, lend_control, on_control) != 0)
         uv_timer_start(&c->timer, on_timer, REAP_MS, 0);

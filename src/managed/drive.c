@@ -149,10 +149,21 @@ void drive_fire(struct deputy_managed *m, enum life_event event)
 
 /* ---- what the child does ----------------------------------------------------------------------------------------- */
 
+/* Between what one process wrote and the next. */
+static void mark_start(struct ring *output, pid_t pid)
+{
+    char mark[64], last = '\n';
+    if (ring_copy(output, &last, 1) == 0)
+        return;
+    int len = snprintf(mark, sizeof(mark), "%s-- started, process %ld --\n", last == '\n' ? "" : "\n", (long)pid);
+    ring_add(output, mark, (size_t)len);
+}
+
 void drive_started(struct deputy_managed *m, pid_t pid)
 {
     pthread_mutex_lock(&m->lock);
     m->pid = pid;
+    mark_start(&m->output, pid);
     pthread_mutex_unlock(&m->lock);
     managed_log(m, DEPUTY_LOG_INFO, "started as process %ld, port %u", (long)pid, (unsigned)m->port);
 }
