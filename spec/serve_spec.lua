@@ -195,15 +195,16 @@ describe("a second attempt", function()
       return { status = 200, json = { choices = {} } }
     end]] }
     local gw = start{ policy = { settings = { retries = 1, breaker = false } } }
-    local command = { "curl", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} ", "--parallel" }
-    command[#command + 1] = "--parallel-immediate"
+    local command = { "curl", "--parallel", "--parallel-immediate" }
+    local again = {}
     for _ = 1, 4 do
-      for _, word in ipairs{ "--json", '{"model":"claude","messages":[]}', "http://" .. gw.address ..
-        "/v1/chat/completions", "--next", "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} " } do
+      for _, word in ipairs(again) do command[#command + 1] = word end
+      for _, word in ipairs{ "-s", "-o", gw.dir .. "/out", "-w", "%{http_code} ", "--json",
+        '{"model":"claude","messages":[]}', "http://" .. gw.address .. "/v1/chat/completions" } do
         command[#command + 1] = word
       end
+      again = { "--next" }
     end
-    for _ = 1, 6 do command[#command] = nil end -- no transfer after the last one
     local warm = require("spec.support.shell").run(command)
     assert.equal("200 200 200 200 ", warm.stdout, warm.stderr)
     assert.equal(4, central:connections())
