@@ -129,6 +129,11 @@ describe("the page", function()
     assert.is_false(chat("haiku", true).complete)
     for _ = 1, 4 do chat("opus") end
     local run = wait_for(function(s) return run_of(s, "<b>bold</b>") end)
+    -- Escaped for the page alone.
+    assert.is_truthy(gw:wait_log("llm=<b>bold</b>"))
+    local data = gw:ask{ path = "/page.json" }.body
+    assert.is_truthy(data:find("\\u003cb>bold", 1, true))
+    assert.is_nil(data:find("<", 1, true))
     says(run.head, "local")
     assert.equal(3, #run.legs)
     for i, word in ipairs{ "primary", "probe", "local" } do

@@ -75,6 +75,7 @@ static void reply_with_data(struct worker *w, struct http1_exchange *exchange)
         {"cross-origin-resource-policy", "same-origin"},
     };
     struct draft text = DRAFT(MAX_DATA);
+    text.for_html = true;
     bool local = http1_is_local(exchange);
     draft_print(&text, "{\"version\":\"%s\",\"draining\":%s,\"listen\":", deputy_version(),
                 w->state == WORKER_SERVING ? "false" : "true");

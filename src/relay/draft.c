@@ -81,7 +81,7 @@ void draft_json(struct draft *draft, const char *s)
             n = 1;
         } else if (*s == '"' || *s == '\\') {
             draft_print(draft, "\\%c", *s);
-        } else if (n == 1 && ((unsigned char)*s < 0x20 || *s == 0x7f || *s == '<')) {
+        } else if (n == 1 && ((unsigned char)*s < 0x20 || *s == 0x7f || (*s == '<' && draft->for_html))) {
             draft_print(draft, "\\u%04x", (unsigned)*s);
         } else {
             draft_add(draft, s, n);

@@ -10,6 +10,7 @@ struct draft {
     char *text; /* ended by NUL; NULL while empty */
     size_t len, size, max;
     bool failed;
+    bool for_html; /* "<" is escaped in JSON strings, for what may come to stand in a page */
 };
 
 #define DRAFT(limit) ((struct draft){.max = (limit)})
