@@ -405,6 +405,8 @@ describe("deputy ask", function()
     assert.matches("answered 400 %(context%): bad\n.*no failover: the policy takes this for the central's answer, not",
       why())
     central:set{ inference = OUTAGE, probe = "ok" }
+    model:set{ steps = { status = 404, json = { error = { message = "no such path" } } } }
+    assert.matches("failed too %(404%) at 127[^ ]+ %(its url usually ends in /v1%);", why())
     model:stop()
     assert.matches("no failover: 'vllm%-local' was allowed to stand in, but failed too %(connect%) at "
       .. model.url:match("//([^/]+)"):gsub("%p", "%%%0") .. "; 'deputy providers' shows how it is\n$", why())
