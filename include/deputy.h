@@ -387,8 +387,8 @@ DEPUTY_API int deputy_progress(const deputy_engine *engine, deputy_run_id run, d
 DEPUTY_API const char *deputy_via(const deputy_engine *engine, deputy_run_id run);
 
 /* What a request's body says at its top level, found without a tree: the LLM ("model", decoded, into llm) and whether
- * "stream" is true (may be NULL). DEPUTY_EINVAL, or DEPUTY_ELIMIT when nested deeper than 512, with error in words: not
- * one JSON object, no model, two of them, not a name. Any thread; needs no engine. */
+ * "stream" is true (may be NULL). DEPUTY_ENOTFOUND when there is no model, DEPUTY_ELIMIT when nested deeper than 512,
+ * else DEPUTY_EINVAL, with error in words: not one JSON object, two models, not a name. Any thread; needs no engine. */
 #define DEPUTY_NAME_SIZE 129
 DEPUTY_API int deputy_read_body(const void *body, size_t len, char llm[DEPUTY_NAME_SIZE], deputy_stream *stream,
                                 deputy_error *error);

@@ -79,6 +79,20 @@ describe("inference", function()
     assert.is_false(upstream:saw(alice))
   end)
 
+  it("needs no model in the body where the path names the LLM", function()
+    start_with_claude()
+    local headers = { ["Content-Type"] = "application/json", Authorization = "Bearer " .. alice }
+    local r = client.ask(central.address, { path = "/api/v1/llms/claude/infer", body = '{"messages":[]}',
+      headers = headers })
+    assert.equal(200, r.status, r.body)
+    assert.equal('{"model":"qwen3","messages":[]}', upstream:requests("POST")[1].body)
+    for _, body in ipairs{ '{"model":5}', '{"model":"a","model":"b"}', "[]", "" } do
+      r = client.ask(central.address, { path = "/api/v1/llms/claude/infer", body = body, headers = headers })
+      assert.equal(400, r.status, body)
+    end
+    assert.equal(1, upstream:count("POST"))
+  end)
+
   it("takes the model by its id too", function()
     local id = start_with_claude()
     assert.equal(200, ask(nil, { model = id }).status)

@@ -57,11 +57,24 @@ describe("the openai provider", function()
     end
   end)
 
-  it("refuses a body without a model, or with two, and sends nothing", function()
+  it("puts the model's name in where the body has none", function()
+    local provider = make{ model = "qwen3" }
+    server:set{ steps = { headers = { ["Content-Type"] = "application/json" }, body = "{}" } }
+    for body, sent in pairs{
+      ['{"a":1}'] = '{"model":"qwen3","a":1}', [" {\n} "] = ' {"model":"qwen3"\n} ',
+      ['{ "x":{"model":"inner"}}'] = '{"model":"qwen3", "x":{"model":"inner"}}',
+    } do
+      server:clear()
+      assert(provider:complete(body))
+      assert.equal(sent, server:log()[1].body)
+    end
+  end)
+
+  it("refuses a body with two models, or with one that is no name, and sends nothing", function()
     local provider = make{ model = "qwen3" }
     local no_object = "expected the request's body to be a JSON object"
     local refused = {
-      ['{"a":1}'] = "there is none", ['{"model":"a","model":"b"}'] = '2 members named "model"',
+      ['{"model":"a","model":"b"}'] = '2 members named "model"',
       ['{"model":"a","mod\\u0065l":"b"}'] = '2 members named "model"', ['{"model":5}'] = "got another type",
       ['{"model":null}'] = "got another type", ["[]"] = no_object, ["{"] = no_object, [""] = no_object,
       ['{"model":"a"} x'] = no_object,

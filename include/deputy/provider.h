@@ -116,7 +116,8 @@ typedef struct deputy_openai_options {
     size_t size;
     const char *name;    /* the provider's name */
     const char *url;     /* base, as in "http://127.0.0.1:8000/v1" */
-    const char *model;   /* replaces the request's top-level "model", in the bytes; NULL: it passes as it came */
+    const char *model;   /* replaces the request's top-level "model", in the bytes, or is put in where there is none;
+                            NULL: the body passes as it came */
     const char *api_key; /* its own key, sent as a bearer token; NULL: none */
     const char *ca_file; /* PEM bundle to trust instead of the system's, or NULL */
 } deputy_openai_options;

@@ -283,8 +283,9 @@ static void decide_inference(struct asking *a)
     struct problem problem;
     size_t len;
     const void *body = http1_body(a->exchange, &len);
-    if (deputy_read_body(body, len, a->model, NULL, &error) == DEPUTY_OK) {
-        a->request.model = a->model;
+    int code = deputy_read_body(body, len, a->model, NULL, &error);
+    if (code == DEPUTY_OK || (code == DEPUTY_ENOTFOUND && ends_with(a, "/infer"))) { /* there the path names the LLM */
+        a->request.model = code == DEPUTY_OK ? a->model : NULL;
         decide(a);
     } else if (ask_early(a)) { /* only those who may come are told what is wrong with their body */
         problem_set(&problem, 400, "invalid_request", "%s", error.message);

@@ -26,7 +26,7 @@ int deputy_read_body(const void *body, size_t len, char llm[DEPUTY_NAME_SIZE], d
     if (model->count > 1)
         return error_set(error, DEPUTY_EINVAL, "the body has \"model\" %u times: it must be there once", model->count);
     if (model->kind == JSON_ABSENT)
-        return error_set(error, DEPUTY_EINVAL, "the body has no \"model\": it names the LLM");
+        return error_set(error, DEPUTY_ENOTFOUND, "the body has no \"model\": it names the LLM");
     if (model->kind != JSON_STRING)
         return error_set(error, DEPUTY_EINVAL, "the body's \"model\" must be a string: it names the LLM");
     if (json_span_string(body, model->start, model->end, llm, DEPUTY_NAME_SIZE) < 0) {

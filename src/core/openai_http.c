@@ -19,26 +19,47 @@ void openai_refuse(struct deputy_call *call, const char *code, const char *messa
 
 /* ---- a request --------------------------------------------------------------------------------------------------- */
 
-char *openai_quote(const char *model)
+static const char MEMBER[] = "\"model\":";
+enum { MEMBER_LEN = sizeof(MEMBER) - 1 };
+
+char *openai_member(const char *model)
 {
     size_t size = strlen(model) * 6 + 3;
-    char *quoted = malloc(size);
-    if (quoted && json_quote(model, quoted, size) < 0) {
-        free(quoted);
+    char *member = malloc(MEMBER_LEN + size + 1);
+    if (!member)
+        return NULL;
+    memcpy(member, MEMBER, MEMBER_LEN);
+    if (json_quote(model, member + MEMBER_LEN, size) < 0) {
+        free(member);
         return NULL;
     }
-    return quoted;
+    strcat(member, ",");
+    return member;
 }
 
-/* Cuts the body around its model's name. There must be exactly one. */
-static int replace_model(const char *name, const deputy_request *request, struct http_span body[3], deputy_error *error)
+/* A body that leaves the name to the path, as a control plane's own endpoint allows: it goes in front of the rest. */
+static void put_in(const char *member, const char *text, size_t len, struct http_span body[3])
+{
+    size_t at = (size_t)((const char *)memchr(text, '{', len) - text) + 1;
+    bool empty = text[at + strspn(text + at, " \t\r\n")] == '}'; /* an object: it ends within len */
+    body[0] = (struct http_span){text, at};
+    body[1] = (struct http_span){member, strlen(member) - (empty ? 1 : 0)};
+    body[2] = (struct http_span){text + at, len - at};
+}
+
+/* Cuts the body around its model's name. */
+static int set_model(const char *member, const deputy_request *request, struct http_span body[3], deputy_error *error)
 {
     const char *text = request->body;
     struct json_member model = {.name = "model"};
     int code = json_span_find(text, request->body_len, &model, 1, NULL);
+    if (code == DEPUTY_OK && model.count == 0) {
+        put_in(member, text, request->body_len, body);
+        return DEPUTY_OK;
+    }
     if (code == DEPUTY_OK && model.count == 1 && model.kind == JSON_STRING) {
         body[0] = (struct http_span){text, model.start};
-        body[1] = (struct http_span){name, strlen(name)};
+        body[1] = (struct http_span){member + MEMBER_LEN, strlen(member) - MEMBER_LEN - 1};
         body[2] = (struct http_span){text + model.end, request->body_len - model.end};
         return DEPUTY_OK;
     }
@@ -49,12 +70,11 @@ static int replace_model(const char *name, const deputy_request *request, struct
     else if (model.count > 1)
         error_set(error, DEPUTY_EINVAL, "the request's body has %u members named \"model\", expected one", model.count);
     else
-        error_set(error, DEPUTY_EINVAL, "expected a string \"model\" in the request's body, %s",
-                  model.count ? "got another type" : "there is none");
+        error_set(error, DEPUTY_EINVAL, "expected a string \"model\" in the request's body, got another type");
     return code == DEPUTY_OK ? DEPUTY_EINVAL : code;
 }
 
-int openai_request(const char *base, const char *model, const deputy_request *request, struct upstream_request *up,
+int openai_request(const char *base, const char *member, const deputy_request *request, struct upstream_request *up,
                    char **url, deputy_error *error)
 {
     *url = NULL;
@@ -62,7 +82,7 @@ int openai_request(const char *base, const char *model, const deputy_request *re
     up->headers = request->headers;
     up->n_headers = request->n_headers;
     up->body[0] = (struct http_span){request->body, request->body_len};
-    int code = model ? replace_model(model, request, up->body, error) : DEPUTY_OK;
+    int code = member ? set_model(member, request, up->body, error) : DEPUTY_OK;
     if (code == DEPUTY_OK)
         code = url_expand(base, "/{endpoint}", NULL, request->endpoint, url, error);
     up->url = *url;

@@ -7,13 +7,15 @@
 
 enum { OPENAI_MODEL_MAX = 256 };
 
-/* A model's name as a JSON string, quotes included: malloc'ed, the caller's; NULL when out of memory. */
-char *openai_quote(const char *model);
+/* A model's name as a member of a JSON object, with the comma behind it: malloc'ed, the caller's; NULL when out of
+ * memory. */
+char *openai_member(const char *model);
 
-/* Fills up (method, url, headers, body; the rest is the caller's) for a request to base. model as openai_quote makes it
- * replaces the body's own, in the bytes; NULL: it passes as it came. *url is malloc'ed and the caller's: up borrows it.
- * DEPUTY_OK, or a code and error says why the request cannot be sent. */
-int openai_request(const char *base, const char *model, const deputy_request *request, struct upstream_request *up,
+/* Fills up (method, url, headers, body; the rest is the caller's) for a request to base. member as openai_member makes
+ * it: its name replaces that of the body, in the bytes, or it is put in where there is none; NULL: the body passes as
+ * it came. *url is malloc'ed and the caller's: up borrows it. DEPUTY_OK, or a code and error says why the request
+ * cannot be sent. */
+int openai_request(const char *base, const char *member, const deputy_request *request, struct upstream_request *up,
                    char **url, deputy_error *error);
 
 /* Answers a call that asks for the models of the server at base (CALL_MODELS), or only whether it is there

@@ -307,7 +307,7 @@ int deputy_managed_provider(deputy_managed *managed, deputy_provider **provider,
     const struct settings *s = &managed->settings;
     struct managed_provider *self = calloc(1, sizeof(*self));
     if (self && s->model)
-        self->model = openai_quote(s->model);
+        self->model = openai_member(s->model);
     if (!self || (s->model && !self->model)) {
         free(self);
         return error_set(error, DEPUTY_ENOMEM, "out of memory for a provider");

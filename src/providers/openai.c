@@ -81,7 +81,7 @@ static int check(const deputy_openai_options *options, deputy_error *error)
 static bool copy(const deputy_openai_options *options, struct openai *self)
 {
     self->url = strdup(options->url);
-    self->model = options->model ? openai_quote(options->model) : NULL;
+    self->model = options->model ? openai_member(options->model) : NULL;
     self->api_key = options->api_key ? strdup(options->api_key) : NULL;
     self->ca_file = options->ca_file ? strdup(options->ca_file) : NULL;
     return self->url && !self->model == !options->model && !self->api_key == !options->api_key &&
