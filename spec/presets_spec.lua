@@ -119,14 +119,14 @@ end)
 
 describe("presets", function()
   it("mean relative paths from where deputy runs, also when the server runs elsewhere", function()
-    local here = { here = "/home/ann/work" }
+    local here = { here = "/home/ann/lab" }
     local function first(provider) return presets.launch(provider, here).command[1] end
-    assert.equal("/home/ann/work/bin/x", first{ type = "managed", command = { "bin/x" }, cwd = "/srv" })
+    assert.equal("/home/ann/lab/bin/x", first{ type = "managed", command = { "bin/x" }, cwd = "/srv" })
     assert.equal("x", first{ type = "managed", command = { "x" }, cwd = "/srv" })
     assert.equal("bin/x", first{ type = "managed", command = { "bin/x" } })
-    assert.equal("/home/ann/work/v/bin/vllm", first{ type = "vllm-managed", model = "m", venvPath = "v", cwd = "/srv" })
+    assert.equal("/home/ann/lab/v/bin/vllm", first{ type = "vllm-managed", model = "m", venvPath = "v", cwd = "/srv" })
     local command = presets.launch({ type = "llama-server", model = "m.gguf", cwd = "/srv" }, here).command
-    assert.same({ "llama-server", "--model", "/home/ann/work/m.gguf" }, table.move(command, 1, 3, 1, {}))
+    assert.same({ "llama-server", "--model", "/home/ann/lab/m.gguf" }, table.move(command, 1, 3, 1, {}))
   end)
 
   it("are nothing for what deputy does not start", function()
