@@ -184,11 +184,15 @@ deps:
 clients: deps
 	@spec/clients/install
 
+SAY_BUILD = @[ -e $(BUILD)/deputy ] || echo 'Building deputy, once: a minute or so.'
+
 run: deps
+	$(SAY_BUILD)
 	$(AGAIN) -s -j$(JOBS) all
 	@exec env DEPUTY_BUILD=$(BUILD) DEPUTY_LUA=$(CURDIR)/lua ONCE=$(ONCE) lua5.4 examples/quickstart/demo.lua
 
 test: deps clients
+	$(SAY_BUILD)
 	$(AGAIN) -s -j$(JOBS) tests
 	@BUILD=$(BUILD) spec/run
 
