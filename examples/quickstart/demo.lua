@@ -181,9 +181,9 @@ end
 
 local function start_all()
   local w = { upstream = start_upstream(), model = start_model("model", "Hello, this is your own machine.") }
-  say("deputy stands between a program and its central LLM. When the model behind the central cannot answer, one on this\n"
-    .. "machine may answer in its place, but only while the central still says that this user may see that LLM. Three\n"
-    .. "acts show it, with real servers, all of them on 127.0.0.1.\n")
+  say("deputy stands between a program and its central LLM. When the model behind the central cannot answer, one on\n"
+    .. "this machine may answer in its place, but only while the central still says that this user may see that LLM.\n"
+    .. "Three acts show it, with real servers, all of them on 127.0.0.1.\n")
   say("A central, with an LLM called claude, and a user called alice who may see and use it:")
   central("init")
   central("llm", "create", "claude", "--url", "http://" .. w.upstream.address .. "/v1", "--model", "large")
