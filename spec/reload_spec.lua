@@ -47,6 +47,25 @@ after_each(function()
 end)
 
 describe("a reload", function()
+  it("forgets the TLS sessions that were made with another bundle", function()
+    local files = peers.tls_files()
+    local all = { view = { "*" }, run = { "*" } }
+    local secure = peers.central{ tls = "good", llms = { claude = {} }, tokens = { ["tok-house"] = all },
+      inference = { status = 503 } }
+    local bundle = tmp.write(nil, "ca.pem", tmp.read(files.ca))
+    local gw = gateway.start(config{ central = { url = secure.url, caFile = bundle },
+      policy = { settings = { retries = 0, breaker = false } } })
+    for _ = 1, 2 do assert.same({ 200, "e" }, { gw:chat().status, gw:chat().headers["x-deputy-via"] }) end
+    local probes = secure:count("HEAD")
+    local file = assert(io.open(bundle, "w"))
+    file:write(tmp.read(files.self_signed.cert))
+    file:close()
+    gw:signal("sighup")
+    assert.is_truthy(gateway.wait_until(function() return reloads(gw) >= 1 end, 5000))
+    local r = gw:chat()
+    assert.same({ 502, "false", probes }, { r.status, r.headers["x-deputy-failover"], secure:count("HEAD") })
+  end)
+
   it("drops nothing: a stream and 200 requests go on through five of them", function()
     local words = {}
     for i = 1, 60 do words[i] = { choices = { { index = 0, delta = { content = "w" .. i } } } } end
