@@ -41,7 +41,7 @@ MOD_SRC := $(wildcard $(addprefix src/lua/,module.c lua_registry.c lua_provider.
 LIB_SRC := $(filter-out $(MOD_SRC) src/managed/supervisor.c,$(wildcard src/base/*.c src/net/*.c src/core/*.c \
              src/managed/*.c src/providers/*.c src/lua/*.c))
 # Modules that a policy may require travel inside the library.
-EMBEDDED := $(filter-out $(addprefix lua/deputy/,meta.lua config.lua json_map.lua managed_keys.lua presets.lua commands.lua discover.lua nearest.lua web_address.lua),$(wildcard lua/deputy/*.lua))
+EMBEDDED := $(addprefix lua/deputy/,breaker.lua judge.lua retry.lua settings.lua) $(wildcard lua/deputy/verify*.lua)
 # The server side: for the CLI, not for the library.
 HTTP1_SRC := $(wildcard src/http1/*.c)
 HOST_SRC := $(wildcard src/relay/*.c src/gateway/*.c src/central/*.c)

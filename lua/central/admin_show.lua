@@ -4,6 +4,7 @@
 -- word is what a script needs of a change (an id, a token); done is for changes that leave nothing to know: a terminal
 -- gets a sentence on stderr, a script silence.
 local cjson = require "cjson"
+local sorted_keys = require "deputy.sorted_keys"
 local tables = require "central.tables"
 
 local admin_show = {}
@@ -30,13 +31,6 @@ function Show:list(columns, rows, more)
     io.write(tables.format(columns, rows))
   end
   if more then io.stderr:write(("these are the first %d: --limit N gives more\n"):format(#rows)) end
-end
-
-local function sorted_keys(map)
-  local keys = {}
-  for key in pairs(map) do keys[#keys + 1] = key end
-  table.sort(keys)
-  return keys
 end
 
 local function flag_names(flags)

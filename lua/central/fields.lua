@@ -11,6 +11,7 @@ local clocks = require "central.clock"
 local ids = require "central.ids"
 local nearest = require "deputy.nearest"
 local problem = require "central.problem"
+local sorted_keys = require "deputy.sorted_keys"
 local web_address = require "deputy.web_address"
 
 local fields = {}
@@ -104,13 +105,6 @@ function read.variable(text)
   -- Those hold the central's own secrets: its database's password, an admin's token.
   if text:find("^DEPUTY_") then return nil, "DEPUTY_... is for the central itself: choose another variable" end
   return text
-end
-
-local function sorted_keys(map)
-  local keys = {}
-  for key in pairs(map) do keys[#keys + 1] = tostring(key) end
-  table.sort(keys)
-  return keys
 end
 
 local function bad(field, message)

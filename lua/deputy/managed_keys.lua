@@ -1,19 +1,19 @@
--- The keys of a provider whose server deputy starts itself, for deputy.config: which there are, and how what only they
--- have is read.
+-- The keys of a provider whose server deputy starts itself: which there are, and how what only they have is read
+-- (arguments, environments and the like: added to deputy.config_reader).
 --
---   managed_keys.types(kind)               the keys of each such type; kind as in deputy.config
---   managed_keys.install(read, tools)      adds the readers of arguments, environments and the like to read;
---                                          tools: functions of deputy.config, by name
+--   managed_keys.types(kind)               the keys of each such type; kind as in deputy.config_schema
 --   managed_keys.check_ports(reader, providers, place)
+local config_reader = require "deputy.config_reader"
 local nearest = require "deputy.nearest"
 local presets = require "deputy.presets"
+local sorted_keys = require "deputy.sorted_keys"
 
 local managed_keys = {}
 
 local MAX_ARGUMENTS = 1024
 local MAX_ARGUMENT_BYTES = 128 * 1024 - 1 -- what Linux takes: MAX_ARG_STRLEN, with the NUL
 
-local tools -- sorted_keys, printable, join, is_object
+local read = config_reader.read
 
 -- ---- which there are ------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,6 @@ end
 
 -- ---- how they are read ----------------------------------------------------------------------------------------------
 
-local read = {}
-
 -- A name is looked up in PATH; what has a slash in it is a path like any other.
 function read.executable(reader, spec, value, key, place)
   local is_name = type(value) == "string" and not value:find("[/~$]")
@@ -93,7 +91,7 @@ function read.restart(reader, spec, value, key, place)
   if value == false then
     return { attempts = 1, backoffMs = spec.fields.backoffMs.default, retrySeconds = spec.fields.retrySeconds.default }
   end
-  if not tools.is_object(value, place) then
+  if not config_reader.is_object(value, place) then
     return reader:expected(key, place, "an object, or false for no second start", value)
   end
   return reader:fields(spec.fields, value, key, place)
@@ -117,7 +115,7 @@ local function read_word(reader, value, key, place)
   end
   local word, known = misspelled_word(value)
   if word then
-    return reader:problem(key, place, '"{%s}" is not known: did you mean "{%s}"?', tools.printable(word), known)
+    return reader:problem(key, place, '"{%s}" is not known: did you mean "{%s}"?', config_reader.printable(word), known)
   end
   return value
 end
@@ -151,13 +149,13 @@ function read.arguments(reader, spec, value, key, place)
 end
 
 function read.environment(reader, spec, value, key, place)
-  if not tools.is_object(value, place) then
+  if not config_reader.is_object(value, place) then
     return reader:expected(key, place, "an object from names of variables to strings", value)
   end
   local reserved, out = {}, {}
   for _, variable in ipairs(presets.reserved[spec.type].env) do reserved[variable] = true end
-  for _, variable in ipairs(tools.sorted_keys(value)) do
-    local field_key, field_place = tools.join(key, tools.printable(variable)), place.fields[variable]
+  for _, variable in ipairs(sorted_keys(value)) do
+    local field_key, field_place = config_reader.join(key, config_reader.printable(variable)), place.fields[variable]
     if not variable:find("^[%a_][%w_]*$") then
       reader:problem(field_key, field_place, "expected the name of a variable: letters, digits and _")
     elseif reserved[variable] then
@@ -166,12 +164,6 @@ function read.environment(reader, spec, value, key, place)
     out[variable] = read_word(reader, value[variable], field_key, field_place)
   end
   return out
-end
-
-function managed_keys.install(readers, functions)
-  tools = functions
-  for name, reader in pairs(read) do readers[name] = reader end
-  setmetatable(read, { __index = readers })
 end
 
 -- Two servers cannot have one port. place: of `providers`.
