@@ -197,7 +197,7 @@ describe("A PostgreSQL server that stands still, while its machine does not", fu
     local took = socket.gettime() - began
     uv.kill(backend, "sigcont")
     assert.equal(503, status)
-    assert.is_true(took < 4.8, took)
+    assert.is_true(took < 2.5, took) -- a second for the statement, a quarter for its answer, another to look
     assert.equal(200, central:call("HEAD", "/api/v1/llms/claude").status)
   end)
 end)
