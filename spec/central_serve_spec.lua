@@ -516,6 +516,23 @@ describe("the process", function()
     assert.equal(200, ask().status)
   end)
 
+  it("keeps what was written, and sees what others write, after SIGHUP", function()
+    start_with_claude()
+    local function probe() return central:call("HEAD", "/api/v1/llms/claude", alice).status end
+    for i = 1, 2 do
+      central:signal("sighup")
+      assert.is_truthy(central:wait_log(("msg=reloaded.*"):rep(i)))
+      central:deputy("revoke", "--user", "alice", "--role", "view", "--llm", "claude")
+      assert.equal(403, probe())
+      central:deputy("grant", "--user", "alice", "--role", "view", "--llm", "claude")
+      assert.equal(200, probe())
+      assert.equal(201, central:call("POST", "/api/v1/groups", nil, { name = "after-" .. i }).status)
+      assert.matches("after%-" .. i, central:deputy("group list"))
+    end
+    assert.equal(0, central:stop())
+    assert.matches("after%-1 .*\nafter%-2 ", central:deputy("group list"))
+  end)
+
   it("writes a line for each request but allowed looks, and never a token, a key or a body", function()
     start_with_claude()
     ask(nil, { messages = { { role = "user", content = "a-private-question" } } })

@@ -229,6 +229,22 @@ describe("The central's store", function()
       assert.matches("not a database", why)
     end)
 
+    it("keeps its hold on the file while it is opened once more in the same process", function()
+      local url = databases.new("sqlite")
+      local first = open(url)
+      local second = open(url)
+      first:close()
+      second:run(INSERT, "1", "before")
+      -- Another process that closes it is not the last one, and so leaves the WAL where it is.
+      local script = tmp.write(nil, "look.lua", [[
+        package.path = "./lua/?.lua;" .. package.path
+        require("central.store").open{ db = arg[1] }:close()
+      ]])
+      assert.equal(0, shell.run{ "lua5.4", script, url }.status)
+      assert.is_truthy(lfs.attributes(path_of(url) .. "-wal"))
+      second:close()
+    end)
+
     it("says which file cannot be opened, and why", function()
       local service, why = services.open{ db = "sqlite:" .. tmp.dir() .. "/missing/central.db" }
       assert.is_nil(service)

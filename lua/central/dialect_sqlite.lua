@@ -35,16 +35,29 @@ function sqlite.parse(file)
   return { file = file, shown = "sqlite:" .. file }
 end
 
+local function reason(why)
+  return why:match("^%u+: ([^:]+)") or why -- without code and path
+end
+
 -- Only its owner may read the file (it says who may do what), and so the files beside it, which get the same mode.
 local function create(file)
   local handle, why = uv.fs_open(file, "a", 384) -- 0600
-  if not handle then return nil, why:match("^%u+: ([^:]+)") or why end -- without code and path
+  if not handle then return nil, reason(why) end
   uv.fs_close(handle)
   return true
 end
 
+-- To close any descriptor of a file is to lose all the process's locks on it. A file that is there may be in use by
+-- another connection of this process, so it is not opened here: without its lock, the next process that closed the
+-- database would take the WAL away, with all that was committed since.
+local function find_or_create(file)
+  if not uv.fs_stat(file) then return create(file) end
+  local ok, why = uv.fs_access(file, "RW")
+  return ok, why and reason(why)
+end
+
 function sqlite.connect(target)
-  local ok, why = create(target.file)
+  local ok, why = find_or_create(target.file)
   if not ok then return nil, ("cannot open %s: %s"):format(target.file, why) end
   local connection
   ok, connection, why = pcall(DBI.Connect, "SQLite3", target.file)
