@@ -14,6 +14,8 @@
 -- exists (404), which only those hear who might have seen it.
 local fields = require "central.fields"
 local llms = require "central.llms"
+local operations = require "central.operations"
+local permits = require "central.permits"
 local problem = require "central.problem"
 local rbac = require "central.rbac"
 local replies = require "central.replies"
@@ -53,7 +55,7 @@ end
 local function check(self, request, key, action)
   local caller, code, whose = self.auth:check(request.authorization, key)
   if caller then return caller end
-  return nil, refuse(self, request, services.unauthenticated(code), action, peer_actor(request, whose))
+  return nil, refuse(self, request, permits.unauthenticated(code), action, peer_actor(request, whose))
 end
 
 -- The actor for an operation of the service, or nil and the reply.
@@ -80,9 +82,9 @@ local function admit(self, request, role, key)
   end
   local why
   if not rbac.allows(caller.rights, role) then
-    why = services.forbidden(role, true)
+    why = permits.forbidden(role, true)
   elseif not caller.llm then
-    why = services.no_llm(key)
+    why = permits.no_llm(key)
   end
   if not why then return caller end
   return nil, refuse(self, request, why, "llm." .. role, services.actor(caller, request.peer), asked_for(key))
@@ -160,9 +162,9 @@ function App:infer(request, endpoint, key)
 end
 
 function App:authorize(request)
-  local ok, reply = xpcall(self.authorize_now, services.traced, self, request)
+  local ok, reply = xpcall(self.authorize_now, operations.traced, self, request)
   if ok then return reply end
-  return replies.problem(services.failed(self.service, "authorize", reply))
+  return replies.problem(operations.failed(self.service, "authorize", reply))
 end
 
 -- Only what a caller may not do at all is refused here; the rest is for handle, which sees the body.
@@ -206,8 +208,8 @@ end
 -- HEAD is GET without its body: made here, for every path.
 function App:handle(request)
   local method = request.method
-  local ok, reply = xpcall(dispatch, services.traced, self, request, method == "HEAD" and "GET" or method)
-  if not ok then reply = replies.problem(services.failed(self.service, method, reply)) end
+  local ok, reply = xpcall(dispatch, operations.traced, self, request, method == "HEAD" and "GET" or method)
+  if not ok then reply = replies.problem(operations.failed(self.service, method, reply)) end
   if method == "HEAD" then return replies.head(reply) end
   return reply
 end

@@ -1,4 +1,4 @@
--- The LLMs' rows. Who may do it is service.lua's business.
+-- The LLMs' rows. Who may do it is permits.lua's business.
 --
 -- A row is an array, as the statements of auth.lua and of this module give it; llms.view() makes an object of it.
 local clocks = require "central.clock"

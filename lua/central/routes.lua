@@ -5,9 +5,9 @@
 --                        a, b; nil when there is none
 local fields = require "central.fields"
 local llms = require "central.llms"
+local operations = require "central.operations"
 local replies = require "central.replies"
 local requests = require "central.requests"
-local services = require "central.service"
 
 local routes = {}
 
@@ -16,7 +16,7 @@ local routes = {}
 -- A handler that calls service:NAME(actor, ...) with what arguments() makes of the request.
 local function operation(name, status, arguments)
   return function(app, request, query, a, b)
-    local actor, refusal = app:actor(request, services.ACTIONS[name])
+    local actor, refusal = app:actor(request, operations.ACTIONS[name])
     if not actor then return refusal end
     actor.force = requests.query(query).force == "true"
     local service = app.service
@@ -34,7 +34,7 @@ end
 
 local function list(name, arguments)
   return function(app, request, query, a)
-    local actor, refusal = app:actor(request, services.ACTIONS[name])
+    local actor, refusal = app:actor(request, operations.ACTIONS[name])
     if not actor then return refusal end
     local service = app.service
     local objects, rest = service[name](service, actor, arguments(request, query, a))
@@ -72,10 +72,10 @@ end
 
 -- All that the caller may use, in the shape of OpenAI's API.
 local function list_models(app, request, query)
-  local actor, refusal = app:actor(request, services.ACTIONS.list_llms)
+  local actor, refusal = app:actor(request, operations.ACTIONS.list_llms)
   if not actor then return refusal end
   local options = requests.query(query)
-  options.limit = options.limit or services.MAX_LIMIT
+  options.limit = options.limit or operations.MAX_LIMIT
   local objects, rest = app.service:list_llms(actor, options)
   if not objects then return replies.problem(rest) end
   local models = {}

@@ -1,5 +1,5 @@
 -- Users, service accounts and groups: whom permissions are given to. One space of names for all three, so that a name
--- means one of them. Who may do it is service.lua's business.
+-- means one of them. Who may do it is permits.lua's business.
 local fields = require "central.fields"
 local ids = require "central.ids"
 local problem = require "central.problem"
@@ -128,6 +128,13 @@ end
 
 function subjects.groups(database, user_id)
   return database:all(SQL.groups, user_id, subjects.MAX_GROUPS)
+end
+
+-- What they are called, or nil when there are none: an empty table would be an empty object in JSON.
+function subjects.group_names(database, user_id)
+  local names = {}
+  for i, group in ipairs(subjects.groups(database, user_id)) do names[i] = group[subjects.NAME] end
+  return names[1] and names or nil
 end
 
 -- Whether the user was not in it before; nil and a problem when it has too many groups.

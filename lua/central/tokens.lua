@@ -6,7 +6,7 @@
 --   tokens.matches(hash, secret)       compared in a time that depends on neither; hash may be nil: never a match, in
 --                                      the same time
 --   tokens.words(hash), tokens.equals(words, secret)    the same in two steps, for who keeps the first one's result
--- and the rows: tokens.create, find, list, revoke, view. Who may do it is service.lua's business.
+-- and the rows: tokens.create, find, list, revoke, view. Who may do it is permits.lua's business.
 local digest = require "openssl.digest"
 
 local clocks = require "central.clock"
