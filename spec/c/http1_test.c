@@ -1304,6 +1304,7 @@ static void test_more_connections_than_allowed(void **state)
 
 static void test_deadlines(void **state)
 {
+    enum { AT_ONCE, OVER, LATER };
     static const struct http1_limits limits = {.header_ms = 150, .body_ms = 150, .write_ms = 150};
     struct bed bed;
     long long began;
@@ -1366,23 +1367,44 @@ static void test_deadlines(void **state)
     assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), 200);
     close(fd);
     /* a reader that takes nothing, while the handler writes and after it */
-    for (int over = 0; over < 2; over++) {
+    for (int when = AT_ONCE; when <= LATER; when++) {
         fd = dial(&bed);
         bed.to_write = 50 << 20;
         bed.written = 0;
         bed.gone = 0;
-        say(&bed, fd, over ? "GET /hold HTTP/1.1\r\n" HOST "\r\n" : "GET /flood HTTP/1.1\r\n" HOST "\r\n");
-        if (over) {
+        say(&bed, fd, when == AT_ONCE ? "GET /flood HTTP/1.1\r\n" HOST "\r\n" : "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+        if (when == OVER) {
             static char body[8 << 20];
             http1_reply(bed.held, 200, NULL, 0, body, sizeof(body));
+        } else if (when == LATER) {
+            assert_int_equal(http1_head(bed.held, 200, NULL, 0, HTTP1_CHUNKED), 0);
+            flood(&bed, bed.held);
         }
         nap(&bed, 50);
         assert_int_equal(http1_stats(bed.server)->connections, 1);
         nap(&bed, 250);
         assert_int_equal(http1_stats(bed.server)->connections, 0);
-        assert_int_equal(bed.gone, !over);
+        assert_int_equal(bed.gone, when != OVER);
         close(fd);
     }
+    /* one that takes some of a long reply now and then has time anew */
+    fd = dial(&bed);
+    ask_held(&bed, fd, "GET /hold HTTP/1.1");
+    char *reply = calloc(48, 1 << 20);
+    assert_non_null(reply);
+    http1_reply(bed.held, 200, NULL, 0, reply, (size_t)48 << 20);
+    free(reply);
+    for (int i = 0; i < 8; i++) {
+        nap(&bed, 60);
+        for (size_t taken = 0; taken < 4 << 20; turn(&bed)) {
+            ssize_t n = recv(fd, heard.bytes, sizeof(heard.bytes), 0);
+
+            assert_true(n > 0 || errno == EAGAIN);
+            taken += n > 0 ? (size_t)n : 0;
+        }
+    }
+    assert_int_equal(http1_stats(bed.server)->connections, 1);
+    close(fd);
     bed_close(&bed);
 }
 
@@ -1591,6 +1613,18 @@ static void test_a_unix_socket_that_is_about_to_listen(void **state)
     uv_loop_close(&bed.loop);
 }
 
+/* Takes the place of the C library's: how wide the file was until then. */
+static unsigned mode_until_chmod;
+
+int chmod(const char *path, mode_t mode)
+{
+    struct stat stat;
+
+    assert_int_equal(lstat(path, &stat), 0);
+    mode_until_chmod = stat.st_mode & 0777;
+    return fchmodat(AT_FDCWD, path, mode, 0);
+}
+
 static void test_unix_sockets(void **state)
 {
     char dir[] = "/tmp/http1-XXXXXX", path[64], address[80], message[256];
@@ -1608,6 +1642,7 @@ static void test_unix_sockets(void **state)
     assert_int_equal(lstat(path, &stat), 0);
     assert_true(S_ISSOCK(stat.st_mode));
     assert_int_equal(stat.st_mode & 0777, 0600);
+    assert_int_equal(mode_until_chmod, 0600); /* nobody else could connect meanwhile */
     fd = dial_unix(path);
     say(&bed, fd, "GET /hold HTTP/1.1\r\n" HOST "\r\n");
     assert_string_equal(http1_peer(bed.held), "unix");
