@@ -42,6 +42,7 @@ static struct {
     deputy_run_id cancel_run;
     atomic_bool hold; /* probes wait for this to become false */
     atomic_int probes_seen;
+    atomic_bool late_seen, late_free;
 } central_log = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *nth_word(const char *name, int n, char *word, size_t size)
@@ -94,6 +95,27 @@ static int n_probes_of(const char *llm)
     return ++seen[i].n;
 }
 
+static void wait_for_flag(const atomic_bool *flag)
+{
+    for (int i = 0; i < 4000 && !atomic_load(flag); i++)
+        nap_ms(1);
+}
+
+/* A yes that comes when a question about "free" has been heard; one about "after" is answered when the other waits. */
+static const char *keep_order(const char *word)
+{
+    if (strcmp(word, "late") == 0) {
+        atomic_store(&central_log.late_seen, true);
+        wait_for_flag(&central_log.late_free);
+        return "ok";
+    }
+    if (strcmp(word, "after") == 0)
+        wait_for_flag(&central_log.late_seen);
+    if (strcmp(word, "free") == 0)
+        atomic_store(&central_log.late_free, true);
+    return strcmp(word, "after") == 0 || strcmp(word, "free") == 0 ? "404" : word;
+}
+
 static void serve_central(struct server *s, int fd)
 {
     char request[8192], llm[64], word[32];
@@ -123,7 +145,7 @@ static void serve_central(struct server *s, int fd)
         atomic_fetch_add(&central_log.probes_seen, 1);
         for (int i = 0; i < 4000 && atomic_load(&central_log.hold); i++)
             nap_ms(1);
-        send_answer(s, fd, word);
+        send_answer(s, fd, keep_order(word));
         return;
     }
 }
@@ -175,7 +197,7 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     ((struct ended *)user)->status = status;
 }
 
-static deputy_engine *make_engine(uint32_t permit_ms)
+static deputy_engine *make_engine_with(const char *policy, uint32_t permit_ms, uint32_t probe_ms)
 {
     deputy_options o = DEPUTY_INIT(deputy_options);
     deputy_engine *engine;
@@ -183,12 +205,17 @@ static deputy_engine *make_engine(uint32_t permit_ms)
     o.bearer_token = "tok-alice";
     o.permit_ms = permit_ms;
     o.verify = DEPUTY_VERIFY_OFF; /* it would not let this policy in */
-    o.timeouts.probe_ms = 80;
+    o.timeouts.probe_ms = probe_ms;
     o.timeouts.connect_ms = 3000;
     o.timeouts.total_ms = 5000;
     assert_int_equal(deputy_engine_new(&o, &engine, NULL), DEPUTY_OK);
-    assert_int_equal(deputy_load_policy_text(engine, "evil", evil, sizeof(evil) - 1, NULL), DEPUTY_OK);
+    assert_int_equal(deputy_load_policy_text(engine, "evil", policy, strlen(policy), NULL), DEPUTY_OK);
     return engine;
+}
+
+static deputy_engine *make_engine(uint32_t permit_ms)
+{
+    return make_engine_with(evil, permit_ms, 80);
 }
 
 static void stand_in(deputy_engine *engine, const char *llm, deputy_provider *provider)
@@ -259,6 +286,7 @@ static void expect_primary_error(const struct ended *e)
  */
 
 static deputy_call *waiting;
+static int turns_taken;
 
 static int wait_for_turn(void *self, deputy_call *call, const deputy_request *request)
 {
@@ -290,6 +318,7 @@ static void take_turn(void)
     waiting = NULL;
     if (!call || deputy_call_admit(call) != DEPUTY_OK)
         return;
+    turns_taken++;
     dial_local();
     deputy_reply_fail(call, NULL);
 }
@@ -481,6 +510,107 @@ static void play(void **state)
     }
 }
 
+/* ---- answers in another order than the questions ------------------------------------------------------------------
+ */
+
+static void begin_order(void)
+{
+    atomic_store(&central_log.late_seen, false);
+    atomic_store(&central_log.late_free, false);
+    waiting = NULL;
+    turns_taken = 0;
+}
+
+#define ROUTE(body)                                                                                                    \
+    "return { should_failover = function() return true end, verdict = function() return 'allowed' end,\n"              \
+    "  route = function(run)\n"                                                                                        \
+    "    local _, failure = run:primary()\n" body "    return answer, failure\n"                                       \
+    "  end }"
+
+/* Asked between the leg's question and its answer: the central says no, and is heard. */
+#define NEWER_NO                                                                                                       \
+    "      function()\n"                                                                                               \
+    "        run:probe{ llm = 'after.' .. run.llm }\n"                                                                  \
+    "        run:probe()\n"                                                                                            \
+    "        run:probe{ llm = 'free.' .. run.llm }\n"                                                                   \
+    "      end,\n"
+
+static void an_older_yes_that_comes_after_a_newer_no(void **state)
+{
+    static const char policy[] =
+        ROUTE("    local answer = run:first{\n"
+              "      function() run:probe() return run:complete(run:failover()) end,\n" NEWER_NO "    }\n");
+    char llm[64];
+    struct ended ended = {0};
+    (void)state;
+    begin_order();
+    deputy_engine *engine = make_engine_with(policy, 5000, 5000);
+    new_name(llm, sizeof(llm), "late", "403");
+    stand_in(engine, llm, provider_of("queue", &queue_vtable));
+    start(engine, llm, &ended);
+    TURN_UNTIL(engine, waiting || ended.n);
+    assert_null(waiting);
+    assert_true(atomic_load(&central_log.late_free));
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
+static void a_renewal_whose_yes_comes_after_a_newer_no(void **state)
+{
+    enum { PERMIT_MS = 400 };
+    static const char policy[] =
+        ROUTE("    run:probe()\n"
+              "    local answer = run:first{\n"
+              "      function() return run:complete(run:failover()) end,\n" NEWER_NO "    }\n");
+    char llm[64];
+    struct ended ended = {0};
+    (void)state;
+    begin_order();
+    deputy_engine *engine = make_engine_with(policy, PERMIT_MS, 5000);
+    new_name(llm, sizeof(llm), "ok", "late.403");
+    stand_in(engine, llm, provider_of("queue", &queue_vtable));
+    start(engine, llm, &ended);
+    TURN_UNTIL(engine, waiting);
+    nap_ms(PERMIT_MS + 10);
+    take_turn();
+    assert_int_equal(turns_taken, 0);
+    TURN_UNTIL(engine, waiting || ended.n);
+    assert_null(waiting);
+    assert_true(atomic_load(&central_log.late_free));
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
+/* The engine's own question is for the leg that grew old, not for another one. */
+static void a_renewal_is_good_for_one_dispatch(void **state)
+{
+    enum { PERMIT_MS = 100 };
+    static const char policy[] = ROUTE("    run:probe()\n"
+                                       "    run:complete(run:failover())\n"
+                                       "    local answer = run:complete(run:failover())\n");
+    struct ended ended = {0};
+    (void)state;
+    begin_order();
+    deputy_engine *engine = make_engine_with(policy, PERMIT_MS, 5000);
+    stand_in(engine, "ok", provider_of("queue", &queue_vtable));
+    start(engine, "ok", &ended);
+    TURN_UNTIL(engine, waiting);
+    nap_ms(PERMIT_MS + 10);
+    take_turn();
+    assert_int_equal(turns_taken, 0);
+    for (int i = 0; i < 20 && turns_taken == 0 && !ended.n; i++) { /* a slow machine makes it old once more */
+        TURN_UNTIL(engine, waiting || ended.n);
+        take_turn();
+    }
+    assert_int_equal(turns_taken, 1);
+    TURN_UNTIL(engine, waiting || ended.n);
+    assert_null(waiting);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
 /* ---- a connection that comes late ------------------------------------------------------------------------------- */
 
 enum { FILLERS = 4 };
@@ -589,13 +719,19 @@ int main(void)
     enum { PLAYS = sizeof(plays) / sizeof(plays[0]) };
     static struct scene scenes[PLAYS * ANSWERS];
     static char names[PLAYS * ANSWERS][80];
-    static struct CMUnitTest tests[PLAYS * ANSWERS + 2];
+    static const struct CMUnitTest more[] = {
+        cmocka_unit_test(revoked_while_it_waits_for_a_connection),
+        cmocka_unit_test(every_status_of_a_transfer_that_times_out),
+        cmocka_unit_test(an_older_yes_that_comes_after_a_newer_no),
+        cmocka_unit_test(a_renewal_whose_yes_comes_after_a_newer_no),
+        cmocka_unit_test(a_renewal_is_good_for_one_dispatch),
+    };
+    static struct CMUnitTest tests[PLAYS * ANSWERS + sizeof(more) / sizeof(more[0])];
     for (size_t i = 0; i < PLAYS * ANSWERS; i++) {
         scenes[i] = (struct scene){answers[i % ANSWERS].word, plays[i / ANSWERS].play};
         snprintf(names[i], sizeof(names[i]), "%s, probe: %s", plays[i / ANSWERS].name, scenes[i].answer);
         tests[i] = (struct CMUnitTest){names[i], play, NULL, NULL, &scenes[i]};
     }
-    tests[PLAYS * ANSWERS] = (struct CMUnitTest)cmocka_unit_test(revoked_while_it_waits_for_a_connection);
-    tests[PLAYS * ANSWERS + 1] = (struct CMUnitTest)cmocka_unit_test(every_status_of_a_transfer_that_times_out);
+    memcpy(&tests[PLAYS * ANSWERS], more, sizeof(more));
     return cmocka_run_group_tests_name("gate over sockets", tests, begin, end);
 }
