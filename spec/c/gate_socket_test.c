@@ -530,9 +530,9 @@ static void begin_order(void)
 /* Asked between the leg's question and its answer: the central says no, and is heard. */
 #define NEWER_NO                                                                                                       \
     "      function()\n"                                                                                               \
-    "        run:probe{ llm = 'after.' .. run.llm }\n"                                                                  \
+    "        run:probe{ llm = 'after.' .. run.llm }\n"                                                                 \
     "        run:probe()\n"                                                                                            \
-    "        run:probe{ llm = 'free.' .. run.llm }\n"                                                                   \
+    "        run:probe{ llm = 'free.' .. run.llm }\n"                                                                  \
     "      end,\n"
 
 static void an_older_yes_that_comes_after_a_newer_no(void **state)
