@@ -1252,6 +1252,43 @@ static void test_bounds(void **state)
     bed_close(&bed);
 }
 
+/* A reload may bring another bound while a body comes: it counts from the next request on. */
+static void test_a_bound_that_changes_while_a_body_comes(void **state)
+{
+    static char bytes[40000];
+    struct bed bed;
+    size_t len;
+
+    (void)state;
+    memset(bytes, 'x', sizeof(bytes));
+    bed_open(&bed, "127.0.0.1:0", NULL);
+    for (int i = 0; i < 2; i++) {
+        int fd = dial(&bed);
+
+        say(&bed, fd, "POST /hold HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n9c40\r\n");
+        say_bytes(&bed, fd, bytes, sizeof(bytes));
+        nap(&bed, 20);
+        http1_bound(bed.server, 1024, 0);
+        say(&bed, fd, "\r\n9c40\r\n");
+        say_bytes(&bed, fd, bytes, sizeof(bytes));
+        say(&bed, fd, "\r\n0\r\n\r\n");
+        if (i > 0) {
+            assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), 413);
+            assert_null(bed.held);
+        } else {
+            nap(&bed, 20);
+            assert_non_null(bed.held);
+            http1_body(bed.held, &len);
+            assert_int_equal(len, 2 * sizeof(bytes));
+            http1_reply(bed.held, 200, NULL, 0, NULL, 0);
+            bed.held = NULL;
+            assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), 200);
+        }
+        close(fd);
+    }
+    bed_close(&bed);
+}
+
 static void test_more_connections_than_allowed(void **state)
 {
     static const struct http1_limits limits = {.max_connections = 3};
@@ -1894,6 +1931,7 @@ int main(void)
         cmocka_unit_test(test_continue),
         cmocka_unit_test(test_a_refusal_reaches_who_is_still_sending),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_a_bound_that_changes_while_a_body_comes),
         cmocka_unit_test(test_more_connections_than_allowed),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_those_who_drip_do_not_keep_others_waiting),

@@ -73,6 +73,7 @@ struct http1_exchange {
     size_t n_headers, max_headers;
     char *body;
     size_t body_len, body_size;
+    size_t max_body;  /* as the bound was when the request began: the server's may change meanwhile */
     size_t timed_len; /* how much of the body was there when its deadline began */
     uint64_t content_length;
     uint64_t left;      /* of the reply's body, by its head */

@@ -154,7 +154,7 @@ static bool grow(struct http1_exchange *e, size_t size)
 /* Grows as bytes come: a length that is only promised costs nothing. */
 static bool make_room(struct http1_exchange *e, size_t extra)
 {
-    size_t most = e->chunked ? e->c->server->limits.max_body_bytes : (size_t)e->content_length;
+    size_t most = e->chunked ? e->max_body : (size_t)e->content_length;
     size_t need = e->body_len + extra, size = e->body_size < BODY_FIRST / 2 ? BODY_FIRST : e->body_size * 2;
 
     if (need <= e->body_size) {
@@ -170,14 +170,13 @@ static bool make_room(struct http1_exchange *e, size_t extra)
 static int on_body(void *user, const char *at, size_t len)
 {
     struct http1_exchange *e = user;
-    size_t max = e->c->server->limits.max_body_bytes;
 
     e->refusal =
         chunk_guard_framing(&e->guard, e->c->server->limits.max_header_bytes, e->unread, (size_t)(at - e->unread));
     if (e->refusal == REFUSAL_NONE) {
         e->refusal = chunk_guard_data(&e->guard);
     }
-    if (e->refusal == REFUSAL_NONE && len > max - e->body_len) {
+    if (e->refusal == REFUSAL_NONE && len > e->max_body - e->body_len) {
         e->refusal = REFUSAL_BODY;
     }
     if (e->refusal == REFUSAL_NONE && !make_room(e, len)) {
@@ -260,7 +259,7 @@ static enum refusal judge(struct http1_exchange *e, enum parser_result result)
     if (strcmp(e->method, "CONNECT") == 0) {
         return REFUSAL_METHOD;
     }
-    if (e->content_length > e->c->server->limits.max_body_bytes) {
+    if (e->content_length > e->max_body) {
         return REFUSAL_BODY;
     }
     if ((result == PARSER_COMPLETE) != (!e->chunked && e->content_length == 0)) {
@@ -324,6 +323,7 @@ enum refusal exchange_open(struct connection *c, const char *head, size_t len)
     e->method = "";
     e->headers = (struct http1_header *)(void *)e->text;
     e->max_headers = c->guard.headers;
+    e->max_body = c->server->limits.max_body_bytes;
     chunk_guard_init(&e->guard);
     c->exchange = e;
     return parse(e, text, len);
