@@ -428,6 +428,13 @@ describe("GET /v1/models", function()
     assert.equal("primary_unreachable", gw:ask{ path = "/v1/models" }.json.error.code)
     assert.equal(0, model:bytes())
   end)
+
+  it("says so when the list is too long to be marked", function()
+    local gw = start()
+    central:set{ routes = { { "GET /v1/models", { json = { data = { { id = ("x"):rep(5000000) } } } } } } }
+    local r = gw:ask{ path = "/v1/models" }
+    assert.same({ 502, "primary_too_large" }, { r.status, r.json.error.code })
+  end)
 end)
 
 describe("operating it", function()

@@ -81,7 +81,9 @@ static void explain(struct relay *relay, const deputy_outcome *o, const deputy_f
 {
     bool local = relay->head_sent && o->failover;
     problem_from_failure(problem, failure, local ? CULPRIT_LOCAL : CULPRIT_PRIMARY, relay->head_sent);
-    if (!relay->head_sent && o->result == DEPUTY_RESULT_CANCELLED)
+    if (forward_of(relay)->list.failed) /* we cancelled it */
+        problem_set(problem, 502, "primary_too_large", "the central's list of models is over %d bytes", MAX_LIST);
+    else if (!relay->head_sent && o->result == DEPUTY_RESULT_CANCELLED)
         problem_set(problem, 503, "shutting_down", "the gateway is shutting down: ask again");
 }
 
