@@ -235,6 +235,8 @@ static bool read_request(struct forward *f, deputy_request *request, struct prob
     if (!wants_whole(f, &request->whole, problem))
         return false;
     relay_take_body(&f->relay, request);
+    if (request->body_len > f->station->setup->settings.max_body_bytes) /* it began before a reload */
+        return problem_set(problem, 413, "body_too_large", "the body is larger than this gateway takes now");
     if (deputy_read_body(request->body, request->body_len, f->llm, &request->stream, &error) != DEPUTY_OK)
         return problem_set(problem, 400, "invalid_request", "%s", error.message);
     return true;
