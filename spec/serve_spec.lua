@@ -76,6 +76,15 @@ describe("a request", function()
     assert.equal(0, model:bytes())
   end)
 
+  it("keeps on its hop what any of several Connection headers names, both ways", function()
+    central:set{ inference = { body = "{}", headers = { { "Content-Type", "application/json" }, { "Connection", "x" },
+      { "Connection", "X-Down" }, { "X-Down", "stays" } } } }
+    local r = start():ask{ path = "/v1/chat/completions", body = '{"model":"claude"}', headers = {
+      { "Content-Type", "application/json" }, { "Connection", "x" }, { "Connection", "X-Up" }, { "X-Up", "stays" } } }
+    assert.same({ 200, nil }, { r.status, r.headers["x-down"] })
+    assert.is_nil(central:requests("POST")[1].headers["x-up"])
+  end)
+
   it("keeps a traceparent that it came with", function()
     local gw = start()
     local parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"

@@ -66,6 +66,12 @@ static bool is_named_in(const char *name, const char *list)
     return false;
 }
 
+/* Several fields of one name are one list (RFC 9110 section 5.3). */
+static bool is_nominated_by(const char *name, const char *field, const char *value)
+{
+    return (*field | 0x20) == 'c' && strcasecmp(field, "connection") == 0 && is_named_in(name, value);
+}
+
 static bool is_of_this_hop(const char *name)
 {
     static const char *const hop[] = {
@@ -88,13 +94,22 @@ static bool stays_here(const char *name)
     return is_one_of(name, ours) || strncasecmp(name, "sec-", 4) == 0 || strncasecmp(name, "x-deputy-", 9) == 0;
 }
 
+static bool is_nominated(const char *name, const struct http1_header *headers, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (is_nominated_by(name, headers[i].name, headers[i].value))
+            return true;
+    return false;
+}
+
 int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_header headers[HEADS_UP_MAX],
              char traceparent[TRACEPARENT_SIZE])
 {
     size_t n;
     int kept = 0;
     const struct http1_header *all = http1_headers(exchange, &n);
-    const char *connection = http1_header(exchange, "connection"), *parent = http1_header(exchange, "traceparent");
+    const char *parent = http1_header(exchange, "traceparent");
+    bool nominates = http1_header(exchange, "connection") != NULL;
     bool valid = parent && is_traceparent(parent);
     if (valid)
         memcpy(traceparent, parent, TRACEPARENT_SIZE);
@@ -102,7 +117,7 @@ int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_hea
         make_traceparent(random, traceparent);
     for (size_t i = 0; i < n; i++) {
         const char *name = all[i].name;
-        if (is_of_this_hop(name) || stays_here(name) || is_named_in(name, connection))
+        if (is_of_this_hop(name) || stays_here(name) || (nominates && is_nominated(name, all, n)))
             continue;
         if (!valid && strcasecmp(name, "tracestate") == 0) /* it belongs to a parent that is none */
             continue;
@@ -117,11 +132,16 @@ int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_hea
 /* ---- down
  * -------------------------------------------------------------------------------------------------------------- */
 
-bool heads_is_end_to_end(const char *name, const char *connection)
+bool heads_is_end_to_end(const char *name, const deputy_header *headers, size_t n)
 {
     static const char *const others[] = {"date", "alt-svc", NULL};
-    return !is_of_this_hop(name) && !is_one_of(name, others) && strncasecmp(name, "x-deputy-", 9) != 0 &&
-           strncasecmp(name, "access-control-", 15) != 0 && !is_named_in(name, connection);
+    if (is_of_this_hop(name) || is_one_of(name, others) || strncasecmp(name, "x-deputy-", 9) == 0 ||
+        strncasecmp(name, "access-control-", 15) == 0)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (is_nominated_by(name, headers[i].name, headers[i].value))
+            return false;
+    return true;
 }
 
 int64_t heads_length(const char *value)

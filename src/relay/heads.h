@@ -18,8 +18,8 @@ enum { TRACEPARENT_SIZE = 56, HEADS_UP_MAX = 56 };
 int heads_up(const struct http1_exchange *exchange, uint64_t *random, deputy_header headers[HEADS_UP_MAX],
              char traceparent[TRACEPARENT_SIZE]);
 
-/* Is this field of an upstream's reply meant for the caller? connection: the reply's own Connection field, or NULL. */
-bool heads_is_end_to_end(const char *name, const char *connection);
+/* Is this field of an upstream's reply meant for the caller? headers: all of the reply's. */
+bool heads_is_end_to_end(const char *name, const deputy_header *headers, size_t n);
 
 /* A Content-Length's value, or -1. */
 int64_t heads_length(const char *value);

@@ -48,7 +48,7 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     struct relay *r = user;
     const struct relay_host *host = r->relays->host;
     struct http1_header few[REPLY_HEADERS], *all = few;
-    const char *connection = find(headers, n_headers, "connection"), *type = find(headers, n_headers, "content-type");
+    const char *type = find(headers, n_headers, "content-type");
     const char *secret = secret_of(r);
     if (!r->exchange)
         return;
@@ -63,7 +63,7 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
     }
     size_t n = host->own_headers(r, deputy_via(r->engine, r->run), all);
     for (size_t i = 0; i < n_headers; i++)
-        if (heads_is_end_to_end(headers[i].name, connection) && !(secret && strstr(headers[i].value, secret)))
+        if (heads_is_end_to_end(headers[i].name, headers, n_headers) && !(secret && strstr(headers[i].value, secret)))
             all[n++] = (struct http1_header){headers[i].name, headers[i].value};
     int64_t length = heads_length(find(headers, n_headers, "content-length"));
     r->is_error = status >= 400;
