@@ -489,6 +489,14 @@ describe("operating it", function()
     end
   end)
 
+  it("writes a name that callers made up in one line, without a control character", function()
+    for _, format in ipairs{ "logfmt", "json" } do
+      local gw = start{ log = { format = format } }
+      gw:chat{ model = "a\u{9b}31m\u{85}b\u{2028}level=error\u{2029}\u{e9}" }
+      assert.is_truthy(gw:wait_log([[a\u009b31m\u0085b\u2028level=error\u2029]] .. "\u{e9}"), gw:log())
+    end
+  end)
+
   it("has a page that loads nothing", function()
     local gw = start()
     local r = gw:ask{ path = "/" }

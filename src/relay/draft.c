@@ -67,6 +67,16 @@ size_t utf8_length(const char *s)
     return overlong || surrogate || beyond ? 0 : n;
 }
 
+/* NEL and the rest of C1, and the separators of lines and paragraphs: to some readers of a log a line ends there, and a
+ * terminal obeys them. 0: an ordinary character. */
+static unsigned line_or_control(const char *s, size_t n)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    if (n == 2 && u[0] == 0xc2 && u[1] < 0xa0)
+        return u[1];
+    return n == 3 && u[0] == 0xe2 && u[1] == 0x80 && (u[2] == 0xa8 || u[2] == 0xa9) ? 0x2000 | (u[2] & 0x3fU) : 0;
+}
+
 void draft_json(struct draft *draft, const char *s)
 {
     if (!s) {
@@ -83,6 +93,8 @@ void draft_json(struct draft *draft, const char *s)
             draft_print(draft, "\\%c", *s);
         } else if (n == 1 && ((unsigned char)*s < 0x20 || *s == 0x7f || (*s == '<' && draft->for_html))) {
             draft_print(draft, "\\u%04x", (unsigned)*s);
+        } else if (line_or_control(s, n)) {
+            draft_print(draft, "\\u%04x", line_or_control(s, n));
         } else {
             draft_add(draft, s, n);
         }
