@@ -1566,6 +1566,43 @@ static void test_closing_tells_the_handler(void **state)
     close(two);
 }
 
+/* To a caller of HTTP/1.0 the end of the connection is the end of the reply. */
+static void test_closing_is_no_end_of_a_reply(void **state)
+{
+    enum { IN_WORK, ABORTED, FLUSHED, WAYS };
+    static char bytes[1 << 20];
+    struct bed bed;
+
+    (void)state;
+    memset(bytes, 'e', sizeof(bytes));
+    for (int way = 0; way < WAYS; way++) {
+        ssize_t n;
+        int fd;
+
+        bed_open(&bed, "127.0.0.1:0", NULL);
+        fd = dial(&bed);
+        ask_held(&bed, fd, "GET /hold HTTP/1.0");
+        assert_int_equal(http1_head(bed.held, 200, NULL, 0, HTTP1_CHUNKED), 0);
+        for (int i = 0; i < 8; i++) {
+            http1_write(bed.held, bytes, sizeof(bytes));
+        }
+        if (way == ABORTED) {
+            http1_abort(bed.held);
+        } else if (way == FLUSHED) {
+            http1_end(bed.held);
+        }
+        turn(&bed);
+        bed_close(&bed);
+        fcntl(fd, F_SETFL, 0);
+        do {
+            n = recv(fd, bytes, sizeof(bytes), 0);
+        } while (n > 0);
+        assert_int_equal(n, -1);
+        assert_int_equal(errno, ECONNRESET);
+        close(fd);
+    }
+}
+
 static void close_inside(void *user, struct http1_exchange *e)
 {
     struct bed *bed = user;
@@ -1938,6 +1975,7 @@ int main(void)
         cmocka_unit_test(test_idle_connections_are_small),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_closing_tells_the_handler),
+        cmocka_unit_test(test_closing_is_no_end_of_a_reply),
         cmocka_unit_test(test_closing_from_inside_a_request),
         cmocka_unit_test(test_unix_sockets),
         cmocka_unit_test(test_a_unix_socket_that_is_about_to_listen),

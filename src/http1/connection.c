@@ -77,6 +77,15 @@ static void reset(struct connection *c)
     connection_drop(c);
 }
 
+void connection_close(struct connection *c)
+{
+    if (c->until_close && (c->phase == PHASE_WORK || c->phase == PHASE_FLUSH || c->phase == PHASE_ABORT)) {
+        reset(c);
+    } else {
+        connection_drop(c);
+    }
+}
+
 /* A close with unread bytes behind it is a reset, which may overtake the reply: RFC 9112 section 9.6. */
 static void close_after_reply(struct connection *c)
 {

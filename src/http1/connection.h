@@ -63,6 +63,7 @@ struct connection {
     bool broken;      /* the socket failed under a write */
     bool wants_room;
     bool must_linger;
+    bool until_close; /* the end of the connection is that of the reply */
 };
 
 struct http1_exchange {
@@ -122,6 +123,8 @@ struct http1_server {
 void connection_open(struct http1_server *server, int fd, const struct sockaddr *peer, socklen_t len);
 /* At once. An exchange in the handler's hands gets its on_gone. */
 void connection_drop(struct connection *c);
+/* The same from our side: a reply that is not over does not look as if it were. */
+void connection_close(struct connection *c);
 /* The exchange is over and freed, the reply is in the socket or in the queue. */
 void connection_replied(struct connection *c, bool keep_alive);
 void connection_abort(struct connection *c);

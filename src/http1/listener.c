@@ -644,6 +644,6 @@ void http1_close(struct http1_server *server, void (*done)(void *user), void *us
     uv_close((uv_handle_t *)&server->timer, on_handle_closed);
     uv_close((uv_handle_t *)&server->prepare, on_handle_closed);
     while (server->connections) {
-        connection_drop(server->connections);
+        connection_close(server->connections);
     }
 }

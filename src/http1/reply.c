@@ -340,6 +340,7 @@ static void decide_framing(struct http1_exchange *e, int status, const struct ht
     e->counted = length >= 0;
     e->left = e->has_body && length > 0 ? (uint64_t)length : 0;
     e->reply_chunked = length < 0 && !e->http_1_0;
+    e->c->until_close = length < 0 && e->http_1_0;
     if (e->c->server->draining || (length < 0 && e->http_1_0)) {
         e->keep_alive = false;
     }
