@@ -216,6 +216,17 @@ describe("the metrics", function()
     assert.is_nil(metrics(gw):find("never-answered", 1, true))
   end)
 
+  it("count an LLM with a stand-in by itself, whatever names a central answers that takes any", function()
+    central:set{ routes = { { "POST .*", { json = { choices = {} } } } } }
+    local gw = start()
+    for i = 1, 200 do assert.equal(200, gw:chat{ model = "made-up-" .. i }.status) end
+    assert.equal(200, gw:chat().status)
+    local text = metrics(gw)
+    assert.is_truthy(text:find('deputy_requests_total{llm="claude"', 1, true))
+    assert.is_truthy(text:find('deputy_requests_total{llm="made-up-64"', 1, true))
+    assert.is_nil(text:find("made-up-65", 1, true))
+  end)
+
   it("are what Prometheus reads, whatever LLMs and providers are called", function()
     local long, providers = ('"'):rep(128), { ("\\"):rep(127), "central", "_other" }
     central:set{ llms = { claude = {}, opus = {}, _other = {}, haiku = {}, [long] = {} } }

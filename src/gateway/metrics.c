@@ -102,8 +102,8 @@ static struct llm *find_llm(struct metrics *m, const struct run_report *r)
     for (size_t i = 0; i < m->n_llms; i++)
         if (strcmp(m->llms[i].name, r->llm) == 0)
             return &m->llms[i];
-    bool proven = r->known || r->outcome->result == DEPUTY_RESULT_OK;
-    struct llm *added = proven && m->n_llms <= METRICS_LLMS_MAX ? add_llm(m, r->llm) : NULL;
+    size_t room = r->known ? METRICS_LLMS_MAX : r->outcome->result == DEPUTY_RESULT_OK ? METRICS_LLMS_OTHERS : 0;
+    struct llm *added = m->n_llms <= room ? add_llm(m, r->llm) : NULL;
     return added ? added : &m->llms[0];
 }
 

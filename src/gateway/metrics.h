@@ -5,7 +5,7 @@
  * they have a word for it: gen_ai.server.request.duration, gen_ai.server.time_to_first_token and
  * gen_ai.client.operation.duration, with gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model and
  * error.type as labels. LLM names come from callers, so that they are bounded: a name counts by itself when it has a
- * stand-in or has been answered once, up to METRICS_LLMS_MAX of them; all others are one. */
+ * stand-in, up to METRICS_LLMS_MAX in all, or was answered once, up to METRICS_LLMS_OTHERS; the rest is one. */
 #ifndef GATEWAY_METRICS_H
 #define GATEWAY_METRICS_H
 
@@ -19,6 +19,7 @@
 
 enum {
     METRICS_LLMS_MAX = 128,
+    METRICS_LLMS_OTHERS = 64, /* without a stand-in: a central may answer any name */
     METRICS_VIAS_MAX = 16,
     METRICS_SERIES_MAX = 1024,
     METRICS_RUNS_KEPT = 64,
