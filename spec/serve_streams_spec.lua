@@ -150,6 +150,18 @@ describe("a stream", function()
     end)
   end
 
+  it("of several choices is cut while one of them is not done", function()
+    local gw = start()
+    local word, stop = WORD:gsub('"index":0', '"index":1'), STOP:gsub('"index":0', '"index":1')
+    for what, complete in pairs{ [word .. STOP] = false, [word .. stop] = false, [STOP .. word] = false,
+      [word .. stop .. WORD] = false, [word .. STOP .. word .. stop] = true, [word .. stop .. WORD .. STOP] = true,
+      [word .. STOP .. "data: [DONE]\n\n"] = true } do
+      central:set{ inference = stream({ ROLE, WORD }, A_MOMENT, chunk(what), LAST) }
+      assert.equal(complete, ask(gw).complete, what)
+    end
+    assert.equal(0, model:bytes())
+  end)
+
   it("never becomes a finished one by the break before the error", function()
     central:set{ inference = stream({ ROLE, WORD, "data: [DONE]" }, A_MOMENT, { reset = true }) }
     local r = ask(start())

@@ -171,9 +171,11 @@ static void read_error(struct json whole, const struct json_member *m, struct tr
 
 /* ---- each API --------------------------------------------------------------------------------------------------- */
 
+/* Those with an index of 63 and more are one. */
 struct choices {
     struct json array;
     unsigned means;
+    uint64_t seen, ended; /* a bit for each index */
 };
 
 static bool delta_has_output(struct json delta)
@@ -189,21 +191,37 @@ static bool delta_has_output(struct json delta)
            (find(delta, &audio, 1) && audio.kind == JSON_OBJECT && has_filled(part(delta, &audio), in_audio, 2));
 }
 
+static uint64_t choice_bit(struct json choice, const struct json_member *index)
+{
+    struct json value = part(choice, index);
+    unsigned i = 0;
+
+    for (size_t at = 0; index->kind == JSON_NUMBER && at < value.len && at < 3; at++) {
+        if (value.text[at] < '0' || value.text[at] > '9') {
+            break;
+        }
+        i = i * 10 + (unsigned)(value.text[at] - '0');
+    }
+    return (uint64_t)1 << (i < 63 ? i : 63);
+}
+
 /* One of chat.completion.chunk's or text_completion's choices. */
 static void read_choice(void *user, enum json_kind kind, size_t start, size_t end)
 {
     struct choices *choices = user;
     struct json choice = {choices->array.text + start, end - start};
-    struct json_member m[] = {{.name = "delta"}, {.name = "text"}, {.name = "finish_reason"}};
+    struct json_member m[] = {{.name = "delta"}, {.name = "text"}, {.name = "finish_reason"}, {.name = "index"}};
 
-    if (kind != JSON_OBJECT || !find(choice, m, 3)) {
+    if (kind != JSON_OBJECT || !find(choice, m, 4)) {
         return;
     }
+    choices->seen |= choice_bit(choice, &m[3]);
     if ((m[0].kind == JSON_OBJECT && delta_has_output(part(choice, &m[0]))) || is_filled(choice, &m[1])) {
         choices->means |= OUTPUT;
     }
     if (is_filled(choice, &m[2])) {
         choices->means |= FINISH;
+        choices->ended |= choice_bit(choice, &m[3]);
     }
 }
 
@@ -272,7 +290,7 @@ static unsigned read_messages(const char *type, struct json event, const struct 
     return 0;
 }
 
-static unsigned read_event(const char *name, struct json event, struct trouble *trouble)
+static unsigned read_event(const char *name, struct json event, struct trouble *trouble, struct choices *choices)
 {
     struct json_member m[N_MEMBERS] = {
         [TYPE] = {.name = "type"},         [OBJECT] = {.name = "object"}, [ERROR_MEMBER] = {.name = "error"},
@@ -299,10 +317,9 @@ static unsigned read_event(const char *name, struct json event, struct trouble *
         return ERROR;
     }
     if (m[CHOICES].kind == JSON_ARRAY) {
-        struct choices choices = {part(event, &m[CHOICES]), 0};
-
-        json_span_each(choices.array.text, choices.array.len, read_choice, &choices);
-        return choices.means;
+        choices->array = part(event, &m[CHOICES]);
+        json_span_each(choices->array.text, choices->array.len, read_choice, choices);
+        return choices->means;
     }
     if (m[TYPE].kind == JSON_STRING) {
         name = type;
@@ -316,7 +333,8 @@ static unsigned read_event(const char *name, struct json event, struct trouble *
 enum sse_meaning sse_meaning(const char *event, const char *data, size_t len, char code[48], int *status)
 {
     struct trouble trouble = {0};
-    unsigned means = read_event(event, (struct json){data, len}, &trouble);
+    struct choices choices = {0};
+    unsigned means = read_event(event, (struct json){data, len}, &trouble, &choices);
 
     if (code) {
         memcpy(code, trouble.code, CODE_SIZE);
@@ -371,6 +389,24 @@ static bool has_word(const char *data, size_t len, const char *word)
     return memmem(data, len, word, strlen(word)) != NULL;
 }
 
+/* Does it belong to a choice that is not the first, as far as can be seen without reading it? */
+static bool has_other_choice(const char *data, size_t len)
+{
+    static const char word[] = "\"index\"";
+    const char *p = data, *end = data + len;
+
+    while ((p = memmem(p, (size_t)(end - p), word, sizeof(word) - 1))) {
+        p += sizeof(word) - 1;
+        while (p < end && strchr(" \t\r\n:", *p)) {
+            p++;
+        }
+        if (p < end && *p >= '1' && *p <= '9') {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Once there was output only an error or the end is news, so most events need not be read: none without these words.
  * An ASCII letter can hide only behind \u00. */
 static bool may_be_news(const struct sse *sse)
@@ -383,6 +419,9 @@ static bool may_be_news(const struct sse *sse)
         if (strcmp(sse->event, ends[i]) == 0 || ((i < 2 || responses) && has_word(sse->data, sse->len, ends[i]))) {
             return true;
         }
+    }
+    if (sse->choices && (!(sse->choices & 1) || has_other_choice(sse->data, sse->len))) {
+        return true;
     }
     return strcmp(sse->event, "message_delta") == 0 || has_reason(sse->data, sse->len) ||
            has_word(sse->data, sse->len, "\\u00") || (sse->len == 6 && memcmp(sse->data, "[DONE]", 6) == 0);
@@ -405,6 +444,16 @@ static void note(struct sse *sse, unsigned means, const struct trouble *trouble)
     sse->done = sse->done || means & DONE;
 }
 
+/* The model is done when each choice is that has begun. */
+static void note_choices(struct sse *sse, const struct choices *choices)
+{
+    sse->choices |= choices->seen;
+    sse->ended |= choices->ended;
+    if (choices->seen) {
+        sse->finished = (sse->choices & ~sse->ended) == 0;
+    }
+}
+
 static bool is_named(const struct sse *sse, const char *a, const char *b)
 {
     return strcmp(sse->event, a) == 0 || strcmp(sse->event, b) == 0;
@@ -418,11 +467,13 @@ static void end_event(struct sse *sse)
     }
     if (sse->has_data && !sse->overflow && (sse->len > 0 || sse->event[0] != '\0')) {
         struct trouble trouble = {0};
+        struct choices choices = {0};
 
         if (!sse->data) {
             note(sse, strcmp(sse->event, "error") == 0 ? ERROR : 0, &trouble);
         } else if (!sse->output || may_be_news(sse)) {
-            note(sse, read_event(sse->event, (struct json){sse->data, sse->len}, &trouble), &trouble);
+            note(sse, read_event(sse->event, (struct json){sse->data, sse->len}, &trouble, &choices), &trouble);
+            note_choices(sse, &choices);
         }
     }
     sse->has_data = sse->overflow = false;

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum sse_meaning {
     SSE_NOTHING = 0, /* a comment, a role, an empty delta, a ping, something unknown */
@@ -18,9 +19,9 @@ enum sse_meaning {
 
 struct sse {
     /* what has been seen since sse_init */
-    bool output; /* stays false when an error came first */
-    bool error;  /* with output: the error came after it. An event that is an error is nothing else besides. */
-    bool finished;
+    bool output;   /* stays false when an error came first */
+    bool error;    /* with output: the error came after it. An event that is an error is nothing else besides. */
+    bool finished; /* of several choices: each that has begun */
     bool done;
     char code[48]; /* of the first error: its "code" or "type"; may be empty */
     int status;    /* of the first error: an HTTP status that it names or that its code is known for, or 0 */
@@ -29,8 +30,9 @@ struct sse {
     bool cr, has_data, overflow;
     unsigned char state, field_len, bom;
     char field[6];
-    char event[64]; /* the event's name */
-    char *data;     /* the event's data so far */
+    char event[64];          /* the event's name */
+    uint64_t choices, ended; /* a bit for each choice's index */
+    char *data;              /* the event's data so far */
     size_t len, size, max_event;
 };
 
