@@ -439,6 +439,20 @@ local mistakes = {
     '2 gateway.listen: expected "HOST:PORT" or "unix:PATH", got "4141"',
     '3 gateway.control: expected "unix:PATH", got "127.0.0.1:1"',
   },
+  ["hosts and origins that no header can equal"] = {
+    CENTRAL .. '"gateway": {"allowedHosts": ["deputy.example", "[::1]:4141", "*.example",\n"http://d.example"],\n'
+      .. '"allowedOrigins": ["https://app.example:8443", "null", "app://obsidian.md", "https://app.example/",\n'
+      .. '"https://App.example",\n"*"]}}',
+    '2 gateway.allowedHosts[2]: expected a host as in "deputy.example" or "deputy.example:4141", got "*.example"',
+    '3 gateway.allowedHosts[3]: expected a host as in "deputy.example" or "deputy.example:4141", '
+      .. 'got "http://d.example"',
+    '4 gateway.allowedOrigins[3]: expected an origin as browsers send it, in small letters and without a path, as in '
+      .. '"https://app.example", got "https://app.example/"',
+    '5 gateway.allowedOrigins[4]: expected an origin as browsers send it, in small letters and without a path, as in '
+      .. '"https://app.example", got "https://App.example"',
+    '6 gateway.allowedOrigins[5]: expected an origin as browsers send it, in small letters and without a path, as in '
+      .. '"https://app.example", got "*"',
+  },
   ["paths that are none"] = {
     '{"central": {"url": "http://c",\n"probe": "/all",\n"inference": {"*": "v1",\n"a b": "/x", "x": "/{endpiont}"}}}',
     "2 central.probe: expected {llm} in the path: else one answer would hold for all LLMs",

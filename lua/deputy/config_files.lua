@@ -134,6 +134,24 @@ function read.address(self, spec, value, key, place)
     printable(value))
 end
 
+-- What is compared with a header must be able to equal one.
+function read.host(self, spec, value, key, place)
+  value = read.text(self, spec, value, key, place)
+  if not value then return nil end
+  local host, port = web_address.split_host(value)
+  if host and (not port or web_address.port_ok(port, 0)) then return value end
+  return self:problem(key, place, 'expected a host as in "deputy.example" or "deputy.example:4141", got "%s"',
+    printable(value))
+end
+
+function read.origin(self, spec, value, key, place)
+  value = read.text(self, spec, value, key, place)
+  if not value or value == "null" or value:find("^%l[%l%d+.-]*://[^%u%s/?#]+$") then return value end
+  return self:problem(key, place,
+    'expected an origin as browsers send it, in small letters and without a path, as in "https://app.example", '
+    .. 'got "%s"', printable(value))
+end
+
 -- ---- secrets --------------------------------------------------------------------------------------------------------
 
 local function secret_problem(value)

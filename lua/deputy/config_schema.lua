@@ -22,6 +22,7 @@ end
 local text, name, names, path, url = kind "text", kind "name", kind "names", kind "path", kind "url"
 local integer, choice, list = kind "integer", kind "choice", kind "list"
 local template, routes, address, settings = kind "template", kind "routes", kind "address", kind "settings"
+local host, origin = kind "host", kind "origin"
 local secret = kind "secret" -- also comes as ...File
 local bundle = kind "bundle" -- the path of certificates to trust
 local variant = kind "variant" -- an object whose other keys depend on its "type"
@@ -69,8 +70,8 @@ config_schema.deputy = object{
     listen = address{ default = "127.0.0.1:4141", tcp = true },
     workers = integer{ min = 1, max = 256, default = 1 },
     apiKeys = list{ of = secret() },
-    allowedHosts = list{ of = text() },
-    allowedOrigins = list{ of = text() },
+    allowedHosts = list{ of = host() },
+    allowedOrigins = list{ of = origin() },
     maxBodyBytes = integer{ min = 1024, max = GIB, default = 33554432 },
     maxReplyBytes = integer{ min = 1024, max = GIB, default = 67108864 },
     maxConnections = integer{ min = 1, max = 1000000, default = 1024 },
