@@ -205,6 +205,28 @@ describe("a reload", function()
     assert.equal(200, gw:chat().status)
   end)
 
+  it("that is asked for before it listens comes once it does", function()
+    local dir = tmp.dir()
+    local token, nonblock = dir .. "/token", uv.constants.O_WRONLY + uv.constants.O_NONBLOCK
+    assert(os.execute("mkfifo -m 600 " .. token))
+    local file = tmp.write(dir, "d.json", cjson.encode{ central = { url = central.url, bearerTokenFile = token },
+      gateway = { listen = "127.0.0.1:0" } })
+    local p = shell.start{ env = gateway.environment(dir), gateway.DEPUTY, "serve", "-c", file }
+    local function tell_token(before)
+      local fd = gateway.wait_until(function() return (uv.fs_open(token, nonblock, 0)) end)
+      assert(fd, "nobody reads the token")
+      if before then before() end
+      uv.fs_write(fd, "tok-house\n")
+      uv.fs_close(fd)
+    end
+    tell_token(function() p:signal("sighup") end) -- it reads its configuration
+    assert.is_truthy(p:wait_for("msg=listening", 5000))
+    tell_token()
+    assert.is_truthy(p:wait_for("msg=reloaded", 5000))
+    p:signal("sigterm")
+    assert.equal(0, p:wait(5000).status)
+  end)
+
   it("is given up when the gateway ends meanwhile", function()
     local dir = tmp.dir()
     local script = tmp.write(dir, "p.lua", SLOW:format(1000000, "a"))

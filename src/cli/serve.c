@@ -6,6 +6,7 @@
 #include "policy.h"
 
 #include <malloc.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,12 +207,22 @@ static void keep_memory_small(unsigned workers)
     mallopt(M_MMAP_THRESHOLD, MAPPED_FROM);
 }
 
+/* Whoever asks for a reload while the policy is looked at must not end us; the gateway lets it in once it listens. */
+static void hold_back_reloads(void)
+{
+    sigset_t hangup;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    sigprocmask(SIG_BLOCK, &hangup, NULL);
+}
+
 static int run(const struct options *options)
 {
     int status = check_address(options);
     if (status >= 0)
         return status;
     struct serving serving = {.options = options};
+    hold_back_reloads();
     managed_pool_init(&serving.pool, on_managed_log, &serving);
     raise_file_limit();
     struct loaded *loaded = load(&serving, stderr, stderr, &status);

@@ -6,10 +6,13 @@
 #include "gateway/reload.h"
 #include "gateway/worker.h"
 
+#include <signal.h>
+
 struct chief {
     struct gateway gateway;
     char listen[256]; /* as it was at the start: it stays */
     uv_signal_t term, interrupt, hangup;
+    sigset_t mask; /* the caller's */
     unsigned stops;
     struct reload reload;
     struct control control;

@@ -70,6 +70,7 @@ static void on_signal(uv_signal_t *handle, int number)
 static void listen_to_signals(struct chief *chief)
 {
     uv_loop_t *loop = &chief_worker(chief)->loop;
+    sigset_t hangup;
     uv_signal_init(loop, &chief->term);
     uv_signal_init(loop, &chief->interrupt);
     uv_signal_init(loop, &chief->hangup);
@@ -77,10 +78,14 @@ static void listen_to_signals(struct chief *chief)
     uv_signal_start(&chief->term, on_signal, SIGTERM);
     uv_signal_start(&chief->interrupt, on_signal, SIGINT);
     uv_signal_start(&chief->hangup, on_signal, SIGHUP);
+    sigemptyset(&hangup); /* one may be waiting since before we could hear it */
+    sigaddset(&hangup, SIGHUP);
+    pthread_sigmask(SIG_UNBLOCK, &hangup, &chief->mask);
 }
 
 static void stop_listening(struct chief *chief)
 {
+    pthread_sigmask(SIG_SETMASK, &chief->mask, NULL);
     uv_close((uv_handle_t *)&chief->term, NULL);
     uv_close((uv_handle_t *)&chief->interrupt, NULL);
     uv_close((uv_handle_t *)&chief->hangup, NULL);

@@ -78,7 +78,7 @@ struct gateway_host {
 };
 
 /* Serves until SIGTERM or SIGINT. loaded is taken over. 0, or 1 with one line on stderr about what is wrong. Signals
- * are the caller's again afterwards. */
+ * are the caller's again afterwards; a SIGHUP that the caller holds back (pthread_sigmask) reloads once it serves. */
 int gateway_run(const struct gateway_host *host, void *loaded, const struct gateway_settings *settings);
 
 #endif
