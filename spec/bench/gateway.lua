@@ -102,29 +102,42 @@ local beside = nginx("proxy", ([[
     location / { proxy_pass http://streams; proxy_buffering off; proxy_read_timeout 600s; } }
 ]]):format(central, standin, stream_port, proxy, central), proxy)
 
--- The same three requests from a script of HAProxy's, with its own client: it keeps connections, but not that of the
--- probe, which says that it is closed. nil where there is no HAProxy.
+-- The same from a script of HAProxy's, with its own client, which keeps connections, but not that of the probe, which
+-- says that it is closed. Like deputy it takes the LLM from the body and hands headers on in both directions; the token
+-- goes to the central alone.
 local HAPROXY = [[
+local client, HOP = core.httpclient, { "host", "connection", "content-length", "expect", "te", "transfer-encoding" }
 core.register_service("failover", "http", function(applet)
-  local body, headers = applet:receive(), { ["content-type"] = { "application/json" } }
-  local reply = core.httpclient():post{ url = "CENTRAL/infer", headers = headers, body = body }
+  local body, headers = applet:receive(), applet.headers
+  local llm = "CENTRAL/" .. applet.c:json_query(body, "$.model")
+  for _, name in ipairs(HOP) do headers[name] = nil end
+  local reply = client():post{ url = llm .. "/infer", headers = headers, body = body }
   if reply.status == 503 then
-    local probe = core.httpclient():head{ url = "CENTRAL", headers = { connection = { "close" } } }
-    if probe.status == 204 then reply = core.httpclient():post{ url = "STANDIN", headers = headers, body = body } end
+    local token = headers.authorization
+    local probe = client():head{ url = llm, headers = { authorization = token, connection = { "close" } } }
+    if probe.status >= 200 and probe.status < 300 then
+      headers.authorization = nil
+      body = body:gsub('("model"%s*:%s*)"[^"]*"', '%1"m"', 1)
+      reply = client():post{ url = "STANDIN", headers = headers, body = body }
+    end
   end
   applet:set_status(reply.status)
-  applet:add_header("content-type", "application/json")
+  for _, name in ipairs(HOP) do reply.headers[name] = nil end
+  for name, values in pairs(reply.headers) do
+    for _, value in pairs(values) do applet:add_header(name, value) end
+  end
   applet:add_header("content-length", tostring(#reply.body))
   applet:start_response()
   applet:send(reply.body)
 end)
 ]]
 
+-- nil where there is no HAProxy.
 local function haproxy()
   if shell.run{ "haproxy", "-v" }.status ~= 0 then return nil end
   local port = free_port()
   local script = tmp.write(dir, "failover.lua", (HAPROXY:gsub("%u%u%u%u%u%u%u", {
-    CENTRAL = ("http://127.0.0.1:%d/api/v1/llms/down"):format(central),
+    CENTRAL = ("http://127.0.0.1:%d/api/v1/llms"):format(central),
     STANDIN = ("http://127.0.0.1:%d/v1/chat/completions"):format(standin),
   })))
   local config = tmp.write(dir, "haproxy.cfg", ([[
@@ -143,7 +156,7 @@ frontend all
 ]]):format(script, port))
   local process = shell.start{ "haproxy", "-db", "-f", config }
   wait_for(port)
-  return { pid = process.pid, port = port, stop = function() process:stop() end }
+  return { name = "HAProxy Lua", pid = process.pid, port = port, stop = function() process:stop() end }
 end
 
 -- Neither writes a line for each request: that would measure the disk.
@@ -343,7 +356,6 @@ local function main()
   libcurl_alone("a HEAD on a new connection: CPU", "HEAD", "/api/v1/llms/down", 4000 * SECONDS)
   local script = haproxy()
   if script then
-    script.name = "HAProxy Lua"
     compare("failover, fresh probe", script, gw, "down", 32, { rate = 1.5 })
     script.stop()
   end
