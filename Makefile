@@ -12,7 +12,7 @@ LUADIR  := $(PREFIX)/lib/lua/5.4
 
 PKGS    := lua5.4 lua5.4-cjson libcurl libuv yajl libcrypto
 DEPS    := build-essential pkg-config liblua5.4-dev lua-cjson lua-cjson-dev libcurl4-openssl-dev libuv1-dev libyajl-dev libssl-dev \
-           uthash-dev libhttp-parser-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
+           uthash-dev libhttp-parser-dev libjemalloc-dev libcmocka-dev lua5.4 lua-argparse lua-penlight lua-busted lua-luv lua-socket lua-sec \
            lua-filesystem lua-dbi-sqlite3 lua-dbi-postgresql lua-luaossl postgresql openssl curl util-linux
 LINT_DEPS := clang-format clang-tidy lua-check
 
@@ -24,6 +24,11 @@ CMOCKA     = $(call once,CMOCKA,pkg-config --libs cmocka)
 # llhttp where it is packaged, else its elder.
 PARSER_CFLAGS = $(call once,PARSER_CFLAGS,pkg-config --exists libllhttp && { echo -DHTTP1_LLHTTP; pkg-config --cflags libllhttp; })
 PARSER_LIBS = $(call once,PARSER_LIBS,pkg-config --libs libllhttp 2>/dev/null || echo -lhttp_parser)
+
+# The allocator of the programs that serve; the library takes its host's. A sanitizer has its own.
+MALLOC  ?= $(if $(findstring -fsanitize,$(CFLAGS)),libc,jemalloc)
+MALLOC_CFLAGS := $(if $(filter jemalloc,$(MALLOC)),-DDEPUTY_JEMALLOC)
+MALLOC_LIBS := $(if $(filter jemalloc,$(MALLOC)),-ljemalloc)
 
 WARN    := -Wall -Wextra -Wpedantic -Wconversion -Werror
 OPT     ?= -O2 -g
@@ -70,7 +75,7 @@ all: $(BUILD)/libdeputy.a $(BUILD)/libdeputy.so $(BUILD)/deputy $(BUILD)/deputy.
 # Changes when the compiler's command line does, so that one directory never mixes two of them.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@$(call write_if_changed,$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS))
+	@$(call write_if_changed,$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(MALLOC_LIBS))
 $(BUILD)/datadir: FORCE
 	@mkdir -p $(@D)
 	@$(call write_if_changed,$(DATADIR) $(LIBEXEC))
@@ -83,6 +88,7 @@ $(CLI_OBJ) $(MOD_OBJ): $(BUILD)/datadir
 $(BUILD)/src/managed/find_supervisor.o: DEFINES = -DDEPUTY_LIBEXEC='"$(LIBEXEC)"'
 $(BUILD)/src/managed/find_supervisor.o: $(BUILD)/datadir
 $(BUILD)/src/gateway/page.o: src/gateway/page.html
+$(BUILD)/src/relay/memory.o: DEFINES = $(MALLOC_CFLAGS)
 $(HTTP1_OBJ) $(BUILD)/spec/fuzz/http1_fuzz.o: DEFINES = $(PARSER_CFLAGS)
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -120,7 +126,7 @@ $(BUILD)/deputy.so: $(LIB_OBJ) $(MOD_OBJ)
 	$(CC) -shared -Wl,--version-script,$(BUILD)/module.map $^ -o $@ $(ALL_LDFLAGS) $(filter-out -llua5.4,$(PKG_LIBS))
 
 $(BUILD)/deputy: $(CLI_OBJ) $(HTTP1_OBJ) $(BUILD)/libdeputy.a
-	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
+	$(CC) $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS) $(MALLOC_LIBS)
 
 # What stands between deputy and a model server: small, so that there is little in it that can end it.
 $(BUILD)/deputy-supervisor: $(BUILD)/src/managed/supervisor.o $(BUILD)/src/managed/family.o

@@ -4,9 +4,9 @@
 #include "central/requests.h"
 #include "central/server.h"
 #include "relay/address.h"
+#include "relay/memory.h"
 #include "relay/notify.h"
 
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { SECOND_MS = 1000, PROBLEM_SIZE = 512, MEMORY_KEPT = 64 << 20 };
+enum { SECOND_MS = 1000, PROBLEM_SIZE = 512 };
 
 static void say(const char *text)
 {
@@ -73,6 +73,7 @@ static void on_prepare(uv_prepare_t *prepare)
 static void on_second(uv_timer_t *timer)
 {
     app_tick(((struct central *)timer->data)->app);
+    memory_settle();
 }
 
 static void on_closed(void *user)
@@ -263,7 +264,7 @@ int central_run(const struct central_settings *settings)
         free(c);
         return 1;
     }
-    mallopt(M_TRIM_THRESHOLD, MEMORY_KEPT); /* Lua gives memory back and wants it again a moment later */
+    memory_begin();
     bool ok = open_all(c, problem, sizeof(problem));
     if (ok)
         serve(c);

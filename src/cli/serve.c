@@ -5,15 +5,12 @@
 #include "host.h"
 #include "policy.h"
 
-#include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-
-enum { MAPPED_FROM = 128 << 10 };
 
 /* ---- the configuration, as the gateway sees it ------------------------------------------------------------------- */
 
@@ -199,14 +196,6 @@ static void raise_file_limit(void)
     }
 }
 
-/* Threads that only load a policy now and then would each keep an arena of the size of one. And glibc would raise the
- * size from which memory is mapped after the first large buffer: later ones would leave holes in the heap. */
-static void keep_memory_small(unsigned workers)
-{
-    mallopt(M_ARENA_MAX, (int)workers);
-    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM);
-}
-
 /* Whoever asks for a reload while the policy is looked at must not end us; the gateway lets it in once it listens. */
 static void hold_back_reloads(void)
 {
@@ -227,7 +216,6 @@ static int run(const struct options *options)
     raise_file_limit();
     struct loaded *loaded = load(&serving, stderr, stderr, &status);
     if (loaded) {
-        keep_memory_small(loaded->config.gateway.workers);
         struct gateway_host host = {
             .user = &serving,
             .load = load_again,

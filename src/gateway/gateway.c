@@ -2,6 +2,7 @@
 
 #include "gateway/chief.h"
 #include "relay/address.h"
+#include "relay/memory.h"
 #include "relay/notify.h"
 
 #include <errno.h>
@@ -192,6 +193,7 @@ int gateway_run(const struct gateway_host *host, void *loaded, const struct gate
     }
     struct gateway *g = &chief->gateway;
     struct gateway_settings own = *settings;
+    memory_begin();
     snprintf(chief->listen, sizeof(chief->listen), "%s", settings->listen);
     own.listen = chief->listen;
     g->host = host;

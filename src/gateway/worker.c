@@ -3,9 +3,9 @@
 #include "gateway/callers.h"
 #include "gateway/forward.h"
 #include "gateway/routes.h"
+#include "relay/memory.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,7 +146,7 @@ static void free_retired(struct worker *w, bool all)
         at = &w->retired; /* runs that ended meanwhile may have set others free */
     }
     if (any && !w->retired)
-        malloc_trim(0);
+        memory_trim();
 }
 
 /* ---- what it says about itself -------------------------------------------------------------------------------------
@@ -214,8 +214,9 @@ void worker_report(struct worker *w)
 static void on_report(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
-    if (w->server)
+    if (w->server && w->gateway->n_workers > 1) /* whoever is asked for the metrics knows the others by their reports */
         worker_report(w);
+    memory_settle();
 }
 
 static void on_prepare(uv_prepare_t *prepare)
@@ -315,8 +316,7 @@ static bool open_loop(struct worker *w)
     w->handles_open = true;
     pthread_mutex_unlock(&w->gateway->lock);
     uv_prepare_start(&w->prepare, on_prepare);
-    if (w->gateway->n_workers > 1) /* whoever is asked for the metrics knows the others by their reports */
-        uv_timer_start(&w->report, on_report, REPORT_MS, REPORT_MS);
+    uv_timer_start(&w->report, on_report, REPORT_MS, REPORT_MS);
     return true;
 }
 
