@@ -55,8 +55,8 @@ describe("the configuration's defaults", function()
       },
       gateway = {
         listen = "127.0.0.1:4141", workers = 1, apiKeys = {}, allowedHosts = {}, allowedOrigins = {},
-        maxBodyBytes = 33554432, maxReplyBytes = 67108864, maxConnections = 1024, maxInFlight = 512, streaming = "live",
-        drainMs = 30000,
+        maxBodyBytes = 33554432, maxBufferedBytes = 1073741824, maxReplyBytes = 67108864, maxConnections = 1024,
+        maxInFlight = 512, streaming = "live", drainMs = 30000,
       },
       log = { format = "logfmt", level = "info" },
     }, settings)
@@ -139,7 +139,8 @@ describe("the configuration", function()
   "timeouts": { "connectMs": 2000, "firstByteMs": 300000, "firstTokenMs": 30000, "idleMs": 30000, "totalMs": 600000,
                 "probeMs": 2000 },
   "gateway":  { "listen": "127.0.0.1:4141", "workers": 1, "apiKeys": [], "allowedHosts": [], "allowedOrigins": [],
-                "maxBodyBytes": 33554432, "maxReplyBytes": 67108864, "maxConnections": 1024, "maxInFlight": 512,
+                "maxBodyBytes": 33554432, "maxBufferedBytes": 1073741824, "maxReplyBytes": 67108864,
+                "maxConnections": 1024, "maxInFlight": 512,
                 "streaming": "live", "drainMs": 30000, "control": "unix:$WHERE/deputy.sock" },
   "log":      { "format": "logfmt", "level": "info" }
 }]])

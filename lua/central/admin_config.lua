@@ -19,6 +19,7 @@ local schema = kinds.object{
   },
   limits = kinds.object{
     maxBodyBytes = kinds.integer{ min = 1024, max = GIB, default = 33554432 },
+    maxBufferedBytes = kinds.integer{ min = 1024, max = 1024 * GIB, default = GIB },
     maxConnections = kinds.integer{ min = 1, max = 1000000, default = 1024 },
     maxInFlight = kinds.integer{ min = 1, max = 1000000, default = 512 },
   },

@@ -10,8 +10,9 @@ return function(settings, db, options, host)
   local limits, timeouts = settings.limits, settings.timeouts
   return host.serve{
     listen = address or settings.listen, db = db, caFile = settings.caFile, logFormat = settings.log.format,
-    logLevel = settings.log.level, maxBodyBytes = limits.maxBodyBytes, maxConnections = limits.maxConnections,
-    maxInFlight = limits.maxInFlight, drainMs = timeouts.drainMs, connectMs = timeouts.connectMs,
-    firstByteMs = timeouts.firstByteMs, idleMs = timeouts.idleMs, totalMs = timeouts.totalMs,
+    logLevel = settings.log.level, maxBodyBytes = limits.maxBodyBytes, maxBufferedBytes = limits.maxBufferedBytes,
+    maxConnections = limits.maxConnections, maxInFlight = limits.maxInFlight,
+    drainMs = timeouts.drainMs, connectMs = timeouts.connectMs, firstByteMs = timeouts.firstByteMs,
+    idleMs = timeouts.idleMs, totalMs = timeouts.totalMs,
   }
 end

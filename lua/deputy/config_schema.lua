@@ -73,6 +73,7 @@ config_schema.deputy = object{
     allowedHosts = list{ of = host() },
     allowedOrigins = list{ of = origin() },
     maxBodyBytes = integer{ min = 1024, max = GIB, default = 33554432 },
+    maxBufferedBytes = integer{ min = 1024, max = 1024 * GIB, default = GIB },
     maxReplyBytes = integer{ min = 1024, max = GIB, default = 67108864 },
     maxConnections = integer{ min = 1, max = 1000000, default = 1024 },
     maxInFlight = integer{ min = 1, max = 1000000, default = 512 },

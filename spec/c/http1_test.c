@@ -1268,7 +1268,7 @@ static void test_a_bound_that_changes_while_a_body_comes(void **state)
         say(&bed, fd, "POST /hold HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n9c40\r\n");
         say_bytes(&bed, fd, bytes, sizeof(bytes));
         nap(&bed, 20);
-        http1_bound(bed.server, 1024, 0);
+        http1_bound(bed.server, 1024, 0, 0);
         say(&bed, fd, "\r\n9c40\r\n");
         say_bytes(&bed, fd, bytes, sizeof(bytes));
         say(&bed, fd, "\r\n0\r\n\r\n");
@@ -1287,6 +1287,74 @@ static void test_a_bound_that_changes_while_a_body_comes(void **state)
         close(fd);
     }
     bed_close(&bed);
+}
+
+static int send_body(struct bed *bed, const char *target, bool chunked, size_t len)
+{
+    static char bytes[150000], head[256];
+    int fd = dial(bed);
+
+    memset(bytes, 'x', sizeof(bytes));
+    snprintf(head, sizeof(head),
+             chunked ? "POST %s HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n%zx\r\n"
+                     : "POST %s HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n",
+             target, len);
+    say(bed, fd, head);
+    say_bytes(bed, fd, bytes, len);
+    if (chunked) {
+        say(bed, fd, "\r\n0\r\n\r\n");
+    }
+    return fd;
+}
+
+static void expect_status(struct bed *bed, int fd, int status)
+{
+    assert_int_equal(status_of(hear(bed, fd, "\r\n\r\n")), status);
+    close(fd);
+}
+
+/* What a handler has taken over counts too, and so does what came to another server that shares the bound. */
+static void test_the_bodies_of_all_requests_together(void **state)
+{
+    atomic_size_t shared = 0;
+    struct http1_limits limits = {.max_buffered_bytes = 100000, .buffered = &shared};
+    struct bed bed, other;
+    size_t len;
+
+    (void)state;
+    bed_open(&bed, "127.0.0.1:0", &limits);
+    bed_open(&other, "127.0.0.1:0", &limits);
+    for (int chunked = 0; chunked < 2; chunked++) {
+        expect_status(&bed, send_body(&bed, "/", chunked, 150000), 200); /* alone */
+        nap(&bed, 5);
+        assert_int_equal(shared, 0);
+
+        int fd = send_body(&bed, "/hold", chunked, 80000);
+        nap(&bed, 5);
+        assert_non_null(bed.held);
+        assert_in_range(shared, 80000, 160000);
+        void *body = http1_take_body(bed.held, &len);
+        expect_status(&other, send_body(&other, "/", false, 40000), 503);
+        expect_status(&other, send_body(&other, "/", true, 40000), 503);
+        nap(&other, 5);
+        assert_in_range(shared, 80000, 160000);
+        expect_status(&other, send_body(&other, "/", false, 0), 200);
+        free(body);
+        http1_reply(bed.held, 200, NULL, 0, NULL, 0);
+        bed.held = NULL;
+        expect_status(&bed, fd, 200);
+        assert_int_equal(shared, 0);
+        expect_status(&other, send_body(&other, "/", chunked, 40000), 200);
+    }
+    int fd = dial(&bed); /* one that leaves in the midst of its body */
+    say(&bed, fd, "POST / HTTP/1.1\r\n" HOST "Content-Length: 90000\r\n\r\nxxxx");
+    nap(&bed, 5);
+    assert_true(shared > 0);
+    close(fd);
+    nap(&bed, 5);
+    assert_int_equal(shared, 0);
+    bed_close(&bed);
+    bed_close(&other);
 }
 
 static void test_more_connections_than_allowed(void **state)
@@ -1969,6 +2037,7 @@ int main(void)
         cmocka_unit_test(test_a_refusal_reaches_who_is_still_sending),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_a_bound_that_changes_while_a_body_comes),
+        cmocka_unit_test(test_the_bodies_of_all_requests_together),
         cmocka_unit_test(test_more_connections_than_allowed),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_those_who_drip_do_not_keep_others_waiting),

@@ -186,6 +186,7 @@ static bool open_server(struct central *c, char *problem, size_t size)
 {
     struct http1_limits limits = {
         .max_body_bytes = c->settings.max_body_bytes,
+        .max_buffered_bytes = c->settings.max_buffered_bytes,
         .max_connections = c->settings.max_connections,
     };
     struct http1_handler handler = {

@@ -19,12 +19,13 @@ struct central_settings {
     const char *lua_dir; /* the folder that holds central/app.lua */
     bool log_json;       /* else logfmt */
     deputy_log_level log_level;
-    size_t max_body_bytes;    /* [33554432] of an inference request; what administrates may have MAX_ADMIN_BODY */
-    unsigned max_connections; /* [1024] */
-    unsigned max_in_flight;   /* [512] inference requests at once */
-    uint32_t drain_ms;        /* [30000] how long replies may take once the end has been asked for */
-    deputy_timeouts timeouts; /* of upstreams */
-    const char *ca_file;      /* PEM bundle to trust for upstreams instead of the system's */
+    size_t max_body_bytes;     /* [33554432] of an inference request; what administrates may have MAX_ADMIN_BODY */
+    size_t max_buffered_bytes; /* [1073741824] of all bodies at once */
+    unsigned max_connections;  /* [1024] */
+    unsigned max_in_flight;    /* [512] inference requests at once */
+    uint32_t drain_ms;         /* [30000] how long replies may take once the end has been asked for */
+    deputy_timeouts timeouts;  /* of upstreams */
+    const char *ca_file;       /* PEM bundle to trust for upstreams instead of the system's */
 };
 
 enum { MAX_ADMIN_BODY = 1 << 20 };

@@ -15,12 +15,17 @@ static const char *get_string(lua_State *L, const char *name)
     return value;
 }
 
-static uint32_t get_number(lua_State *L, const char *name)
+static size_t get_size(lua_State *L, const char *name)
 {
     lua_getfield(L, 1, name);
     lua_Integer value = luaL_checkinteger(L, -1);
     lua_pop(L, 1);
-    return (uint32_t)value;
+    return (size_t)value;
+}
+
+static uint32_t get_number(lua_State *L, const char *name)
+{
+    return (uint32_t)get_size(L, name);
 }
 
 static deputy_log_level level_of(const char *word)
@@ -45,6 +50,7 @@ static int serve(lua_State *L)
             .log_json = strcmp(get_string(L, "logFormat"), "json") == 0,
             .log_level = level_of(get_string(L, "logLevel")),
             .max_body_bytes = get_number(L, "maxBodyBytes"),
+            .max_buffered_bytes = get_size(L, "maxBufferedBytes"),
             .max_connections = get_number(L, "maxConnections"),
             .max_in_flight = get_number(L, "maxInFlight"),
             .drain_ms = get_number(L, "drainMs"),

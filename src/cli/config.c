@@ -84,12 +84,17 @@ static const char *get_string(lua_State *L, int table, const char *name)
     return value;
 }
 
-static uint32_t get_number(lua_State *L, int table, const char *name)
+static size_t get_size(lua_State *L, int table, const char *name)
 {
     lua_getfield(L, table, name);
     lua_Integer value = luaL_checkinteger(L, -1);
     lua_pop(L, 1);
-    return (uint32_t)value;
+    return (size_t)value;
+}
+
+static uint32_t get_number(lua_State *L, int table, const char *name)
+{
+    return (uint32_t)get_size(L, table, name);
 }
 
 /* Zeroed memory that lives as long as the state. */
@@ -273,6 +278,7 @@ static void take_gateway(lua_State *L, struct config *config)
         .allowed_hosts = get_list(L, gateway, "allowedHosts"),
         .allowed_origins = get_list(L, gateway, "allowedOrigins"),
         .max_body_bytes = get_number(L, gateway, "maxBodyBytes"),
+        .max_buffered_bytes = get_size(L, gateway, "maxBufferedBytes"),
         .max_connections = get_number(L, gateway, "maxConnections"),
         .max_in_flight = get_number(L, gateway, "maxInFlight"),
         .whole = strcmp(get_string(L, gateway, "streaming"), "whole") == 0,

@@ -24,7 +24,7 @@ struct gateway_settings {
     const char *listen; /* "HOST:PORT" or "unix:PATH" */
     unsigned workers;   /* at least 1 */
     struct gateway_list api_keys, allowed_hosts, allowed_origins;
-    size_t max_body_bytes;
+    size_t max_body_bytes, max_buffered_bytes;
     unsigned max_connections, max_in_flight; /* for the whole process */
     bool whole;                              /* streams are held until they are complete */
     uint32_t drain_ms;

@@ -122,7 +122,8 @@ bool worker_renew(struct worker *w, struct setup *setup, char *problem, size_t p
         retire(w->current);
     w->current = station;
     if (w->server)
-        http1_bound(w->server, setup->settings.max_body_bytes, setup->settings.max_connections);
+        http1_bound(w->server, setup->settings.max_body_bytes, setup->settings.max_buffered_bytes,
+                    setup->settings.max_connections);
     w->log.json = setup->settings.log_json;
     w->log.level = setup->settings.log_level;
     return true;
@@ -340,6 +341,8 @@ bool worker_open(struct worker *w, struct gateway *g, unsigned number, const cha
         .max_body_bytes = s->max_body_bytes,
         .max_connections = s->max_connections,
         .connections = &g->connections,
+        .max_buffered_bytes = s->max_buffered_bytes,
+        .buffered = &g->buffered,
     };
     struct http1_handler handler = {
         .user = w,

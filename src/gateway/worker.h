@@ -37,6 +37,7 @@ struct gateway {
     struct metrics *metrics;
     uint32_t boot; /* makes names of runs differ from those of another process */
     atomic_uint connections, in_flight;
+    atomic_size_t buffered; /* bytes of callers' bodies */
     atomic_bool draining, hurry;
     atomic_uint open_workers;
     pthread_mutex_t lock;

@@ -378,15 +378,16 @@ static void read_input(struct connection *c)
     size_t room = 0;
     int n = 0;
     ssize_t got;
+    enum refusal refusal;
 
     /* a counted body goes where it stays, without a copy */
     if (c->phase == PHASE_BODY && !c->exchange->chunked) {
-        into[n].iov_base = exchange_room(c->exchange, &room);
-        into[n++].iov_len = room;
-        if (room == 0) {
-            refuse(c, REFUSAL_MEMORY);
+        refusal = exchange_room(c->exchange, &into[n++]);
+        if (refusal != REFUSAL_NONE) {
+            refuse(c, refusal);
             return;
         }
+        room = into[0].iov_len;
     }
     into[n].iov_base = server->read;
     into[n++].iov_len = READ_SIZE;

@@ -74,6 +74,7 @@ struct http1_exchange {
     size_t n_headers, max_headers;
     char *body;
     size_t body_len, body_size;
+    size_t buffered;  /* what it has of all bodies' room */
     size_t max_body;  /* as the bound was when the request began: the server's may change meanwhile */
     size_t timed_len; /* how much of the body was there when its deadline began */
     uint64_t content_length;
@@ -106,6 +107,7 @@ struct http1_server {
     struct connection *deadlines[DEADLINES];
     uint64_t armed; /* when the timer fires; UINT64_MAX: never */
     atomic_uint own_count;
+    atomic_size_t own_bytes;
     void (*done)(void *user);
     void *done_user;
     char address[128];
@@ -154,7 +156,7 @@ bool exchange_is_whole(const struct http1_exchange *e);
 /* The next bytes of the body; *used of them belong to it. */
 enum refusal exchange_take(struct http1_exchange *e, const char *bytes, size_t len, size_t *used);
 /* Where the next bytes of a counted body may be read to; *len 0 when there is no memory. */
-char *exchange_room(struct http1_exchange *e, size_t *len);
+enum refusal exchange_room(struct http1_exchange *e, struct iovec *room);
 
 /* ---- reply.c --------------------------------------------------------------------------------------------------------
  */

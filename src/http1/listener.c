@@ -508,10 +508,13 @@ static const struct http1_limits defaults = {
     .max_body_bytes = 33554432,
     .max_queued_bytes = 65536,
     .max_connections = 1024,
+    .max_buffered_bytes = 1073741824,
 };
 
-void http1_bound(struct http1_server *server, size_t max_body_bytes, unsigned max_connections)
+void http1_bound(struct http1_server *server, size_t max_body_bytes, size_t max_buffered_bytes,
+                 unsigned max_connections)
 {
+    server->limits.max_buffered_bytes = max_buffered_bytes ? max_buffered_bytes : defaults.max_buffered_bytes;
     server->limits.max_body_bytes = max_body_bytes ? max_body_bytes : defaults.max_body_bytes;
     server->limits.max_connections = max_connections ? max_connections : defaults.max_connections;
 }
@@ -530,11 +533,13 @@ static void fill_limits(struct http1_server *server, const struct http1_limits *
     DEFAULT(max_body_bytes);
     DEFAULT(max_queued_bytes);
     DEFAULT(max_connections);
+    DEFAULT(max_buffered_bytes);
 #undef DEFAULT
     if (limits->max_header_bytes > MAX_HEADER_BYTES) {
         limits->max_header_bytes = MAX_HEADER_BYTES;
     }
     limits->connections = limits->connections ? limits->connections : &server->own_count;
+    limits->buffered = limits->buffered ? limits->buffered : &server->own_bytes;
 }
 
 static int open_listener(struct http1_server *server, const char *address, bool reuse_port, int fd,

@@ -24,6 +24,7 @@
     X(TRAILERS, 431, "trailers_too_large", "The trailers have more bytes than this server takes.")                     \
     X(METHOD, 501, "unknown_method", "This server does not know the method.")                                          \
     X(MEMORY, 503, "out_of_memory", "This server is out of memory; try again later.")                                  \
+    X(BUFFERS, 503, "over_capacity", "This server holds as much of requests as it may; try again later.")              \
     X(CONNECTIONS, 503, "too_many_connections", "This server has too many connections; try again later.")              \
     X(VERSION, 505, "http_version", "This server speaks HTTP/1.1 and HTTP/1.0.")
 

@@ -140,25 +140,42 @@ static int on_value(void *user, const char *at, size_t len)
 /* ---- the body -----------------------------------------------------------------------------------------------------
  */
 
-static bool grow(struct http1_exchange *e, size_t size)
+/* What a handler has taken counts until the exchange is over. */
+static void give_back(struct http1_exchange *e, size_t size)
 {
-    char *body = realloc(e->body, size);
+    e->buffered -= size;
+    atomic_fetch_sub(e->c->server->limits.buffered, size);
+}
 
-    if (body) {
-        e->body = body;
-        e->body_size = size;
+static enum refusal grow(struct http1_exchange *e, size_t size)
+{
+    const struct http1_limits *limits = &e->c->server->limits;
+    size_t more = size - e->body_size, all = atomic_fetch_add(limits->buffered, more) + more;
+    char *body;
+
+    e->buffered += more;
+    if (all > limits->max_buffered_bytes && all > e->buffered) {
+        give_back(e, more);
+        return REFUSAL_BUFFERS;
     }
-    return body != NULL;
+    body = realloc(e->body, size);
+    if (!body) {
+        give_back(e, more);
+        return REFUSAL_MEMORY;
+    }
+    e->body = body;
+    e->body_size = size;
+    return REFUSAL_NONE;
 }
 
 /* Grows as bytes come: a length that is only promised costs nothing. */
-static bool make_room(struct http1_exchange *e, size_t extra)
+static enum refusal make_room(struct http1_exchange *e, size_t extra)
 {
     size_t most = e->chunked ? e->max_body : (size_t)e->content_length;
     size_t need = e->body_len + extra, size = e->body_size < BODY_FIRST / 2 ? BODY_FIRST : e->body_size * 2;
 
     if (need <= e->body_size) {
-        return true;
+        return REFUSAL_NONE;
     }
     if (!e->chunked && most <= BODY_EXACT) {
         size = most;
@@ -179,8 +196,8 @@ static int on_body(void *user, const char *at, size_t len)
     if (e->refusal == REFUSAL_NONE && len > e->max_body - e->body_len) {
         e->refusal = REFUSAL_BODY;
     }
-    if (e->refusal == REFUSAL_NONE && !make_room(e, len)) {
-        e->refusal = REFUSAL_MEMORY;
+    if (e->refusal == REFUSAL_NONE) {
+        e->refusal = make_room(e, len);
     }
     if (e->refusal != REFUSAL_NONE) {
         return -1;
@@ -218,13 +235,15 @@ static enum refusal take_chunked(struct http1_exchange *e, const char *bytes, si
 enum refusal exchange_take(struct http1_exchange *e, const char *bytes, size_t len, size_t *used)
 {
     uint64_t left = e->content_length - e->body_len;
+    enum refusal refusal;
 
     if (e->chunked) {
         return take_chunked(e, bytes, len, used);
     }
     *used = len < left ? len : (size_t)left;
-    if (!make_room(e, *used)) {
-        return REFUSAL_MEMORY;
+    refusal = make_room(e, *used);
+    if (refusal != REFUSAL_NONE) {
+        return refusal;
     }
     if (*used > 0) {
         memcpy(e->body + e->body_len, bytes, *used);
@@ -233,10 +252,13 @@ enum refusal exchange_take(struct http1_exchange *e, const char *bytes, size_t l
     return REFUSAL_NONE;
 }
 
-char *exchange_room(struct http1_exchange *e, size_t *len)
+enum refusal exchange_room(struct http1_exchange *e, struct iovec *room)
 {
-    *len = make_room(e, 1) ? e->body_size - e->body_len : 0;
-    return *len > 0 ? e->body + e->body_len : NULL;
+    enum refusal refusal = make_room(e, 1);
+
+    room->iov_base = e->body + e->body_len;
+    room->iov_len = e->body_size - e->body_len;
+    return refusal;
 }
 
 /* ---- the exchange ---------------------------------------------------------------------------------------------------
@@ -332,6 +354,7 @@ enum refusal exchange_open(struct connection *c, const char *head, size_t len)
 void exchange_free(struct http1_exchange *e)
 {
     if (e) {
+        give_back(e, e->buffered);
         free(e->body);
         free(e);
     }

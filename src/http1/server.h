@@ -29,12 +29,14 @@ struct http1_limits {
         header_ms;     /* [10000] for the whole head, from the connection or the last reply: absolute, whatever drips */
     uint32_t body_ms;  /* [60000] how long the next 64 KiB of a body, or its rest, may take */
     uint32_t write_ms; /* [60000] how long a reader may take nothing while bytes wait for it */
-    size_t max_header_bytes;  /* [65536] more: 431 */
-    unsigned max_headers;     /* [100]   more: 431 */
-    size_t max_body_bytes;    /* [33554432] more: 413 */
-    size_t max_queued_bytes;  /* [65536] waiting for a slow reader; then http1_write answers false */
-    unsigned max_connections; /* [1024] more: 503 and closed */
-    atomic_uint *connections; /* [own]  where they are counted: servers that share a bound share this; outlives them */
+    size_t max_header_bytes;   /* [65536] more: 431 */
+    unsigned max_headers;      /* [100]   more: 431 */
+    size_t max_body_bytes;     /* [33554432] more: 413 */
+    size_t max_queued_bytes;   /* [65536] waiting for a slow reader; then http1_write answers false */
+    unsigned max_connections;  /* [1024] more: 503 and closed */
+    atomic_uint *connections;  /* [own]  where they are counted: servers that share a bound share this; outlives them */
+    size_t max_buffered_bytes; /* [1073741824] of all bodies at once; more: 503. A body that is alone is let in. */
+    atomic_size_t *buffered;   /* [own]  where they are counted, as connections */
 };
 
 /* on_request must be there, the others may be NULL. */
@@ -83,7 +85,8 @@ int http1_fd(const struct http1_server *server); /* that it listens on, the serv
 const struct http1_stats *http1_stats(const struct http1_server *server);
 
 /* Other bounds for what begins from now on; 0 takes the default as in http1_limits. */
-void http1_bound(struct http1_server *server, size_t max_body_bytes, unsigned max_connections);
+void http1_bound(struct http1_server *server, size_t max_body_bytes, size_t max_buffered_bytes,
+                 unsigned max_connections);
 
 /* Stops taking connections; those that are idle are closed, the others after their reply (which says `connection:
  * close`). Over when http1_stats says that no connection is left. */
