@@ -624,6 +624,33 @@ static void a_start_ends_the_draining(void **state)
     finish(engine, m);
 }
 
+/* Whoever orders both wants another process that runs, whichever order came first. */
+static void a_start_does_not_undo_a_restart(void **state)
+{
+    deputy_managed_options o = options_of("--slow-post", "300", NULL);
+    struct ended e;
+    (void)state;
+    o.idle_ms = 200;
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    start(engine, &e, 0, NULL);
+    TURN_UNTIL(engine, status_of(m).active == 1 && noted("post", NULL, 0) == 1);
+    deputy_managed_restart(m, NULL);
+    TURN_UNTIL(engine, state_of(m) == DEPUTY_MANAGED_DRAINING);
+    deputy_managed_start(m, NULL);
+    nap_for(50);
+    assert_int_equal(state_of(m), DEPUTY_MANAGED_DRAINING);
+    TURN_UNTIL(engine, e.n == 1);
+    expect_served(&e);
+    EVENTUALLY(status_of(m).starts == 2);
+    REACHES(m, READY);
+    REACHES(m, STOPPED); /* it is idle: no restart is left over */
+    nap_for(100);
+    assert_int_equal(state_of(m), DEPUTY_MANAGED_STOPPED);
+    assert_int_equal(status_of(m).starts, 2);
+    finish(engine, m);
+}
+
 /* Requests arrive just when it is about to stop for being idle: none is lost, whatever comes first. */
 static void a_request_in_the_moment_of_an_idle_stop(void **state)
 {
@@ -775,6 +802,7 @@ int main(void)
         TEST(a_crash_while_it_serves_is_told_in_words),
         TEST(a_run_under_way_is_not_cut_by_a_stop),
         TEST(a_start_ends_the_draining),
+        TEST(a_start_does_not_undo_a_restart),
         TEST(a_request_in_the_moment_of_an_idle_stop),
         TEST(the_port_is_taken_after_a_good_run),
         TEST(deaf_while_it_serves),

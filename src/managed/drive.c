@@ -309,8 +309,10 @@ static void obey(struct deputy_managed *m, unsigned orders)
     }
     if (orders & ORDER_START) {
         m->kept = true;
-        m->told = false;
-        drive_fire(m, LIFE_START);
+        if (m->state != DEPUTY_MANAGED_DRAINING || !m->again) { /* else the restart brings it back */
+            m->told = false;
+            drive_fire(m, LIFE_START);
+        }
     }
     if ((orders & ORDER_PREWARM) && m->state == DEPUTY_MANAGED_STOPPED)
         drive_fire(m, LIFE_START);
