@@ -670,6 +670,66 @@ static void a_request_in_the_moment_of_an_idle_stop(void **state)
     finish(engine, m);
 }
 
+static int listen_at(uint16_t port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    return fd;
+}
+
+/* Nothing tells the caller's engine what happens between the place that it is given and its next turn. */
+static void a_place_at_a_server_that_has_died_meanwhile_is_none(void **state)
+{
+    deputy_managed_options o = options_of("--slow", "200", NULL);
+    struct ended e;
+    struct server other = {0};
+    char byte;
+    (void)state;
+    assert_true(server_listen(&other, 1));
+    o.port = (uint16_t)other.port;
+    close(other.fd);
+    o.restarts = 1;
+    o.api_key = "key-of-the-server";
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    start(engine, &e, 0, NULL);
+    TURN_UNTIL(engine, status_of(m).queued == 1);
+    EVENTUALLY(status_of(m).active == 1);
+    kill((pid_t)status_of(m).pid, SIGKILL);
+    REACHES(m, FAILED);
+    int fd = listen_at(o.port);
+    TURN_UNTIL(engine, e.n == 1);
+    expect_primary_error(&e);
+    int stranger = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (stranger >= 0)
+        assert_true(recv(stranger, &byte, 1, MSG_PEEK) <= 0);
+    assert_int_equal(stranger, -1);
+    close(fd);
+    finish(engine, m);
+}
+
+static void a_place_lost_before_it_was_used_is_waited_for_again(void **state)
+{
+    deputy_managed_options o = options_of("--slow", "200", NULL);
+    struct ended e;
+    (void)state;
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    start(engine, &e, 0, NULL);
+    TURN_UNTIL(engine, status_of(m).queued == 1);
+    EVENTUALLY(status_of(m).active == 1);
+    kill((pid_t)status_of(m).pid, SIGKILL);
+    REACHES(m, STOPPED);
+    TURN_UNTIL(engine, e.n == 1);
+    expect_served(&e);
+    assert_int_equal(status_of(m).starts, 2);
+    assert_int_equal(status_of(m).active, 0);
+    finish(engine, m);
+}
+
 /* What an earlier start has served does not count for one that never came to a process. */
 static void the_port_is_taken_after_a_good_run(void **state)
 {
@@ -686,12 +746,7 @@ static void the_port_is_taken_after_a_good_run(void **state)
     expect_served(&e);
     deputy_managed_stop(m, NULL);
     REACHES(m, STOPPED);
-    struct sockaddr_in at = {
-        .sin_family = AF_INET, .sin_port = htons(o.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
-    assert_int_equal(listen(fd, 1), 0);
+    int fd = listen_at(o.port);
     run_once(engine, &e);
     expect_primary_error(&e);
     REACHES(m, FAILED);
@@ -804,6 +859,8 @@ int main(void)
         TEST(a_start_ends_the_draining),
         TEST(a_start_does_not_undo_a_restart),
         TEST(a_request_in_the_moment_of_an_idle_stop),
+        TEST(a_place_at_a_server_that_has_died_meanwhile_is_none),
+        TEST(a_place_lost_before_it_was_used_is_waited_for_again),
         TEST(the_port_is_taken_after_a_good_run),
         TEST(deaf_while_it_serves),
     };

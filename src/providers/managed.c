@@ -154,15 +154,20 @@ static void take_place(struct job *job)
         turn_away(job, code, error.message);
 }
 
+/* The server that a place was given at may have died before this thread had its turn, and its port be another's. */
 static void run_job(struct engine_post *post)
 {
     struct job *job = (struct job *)((char *)post - offsetof(struct job, post));
-    if (job->explaining)
+    if (job->explaining) {
         explain(job);
-    else if (lease_state(&job->lease) == LEASE_DENIED)
+    } else if (lease_state(&job->lease) == LEASE_DENIED) {
         turn_away(job, DEPUTY_EFAILED, job->lease.why);
-    else
+    } else if (lease_holds(&job->lease)) {
         send_request(job);
+    } else {
+        lease_return(&job->lease, LEASE_UNUSED);
+        take_place(job);
+    }
 }
 
 /* ---- the vtable -------------------------------------------------------------------------------------------------- */
