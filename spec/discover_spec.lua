@@ -234,7 +234,9 @@ describe("what a stranger answers", function()
 
   it("has only the models that can be models", function()
     local data = {}
-    for _, id in ipairs{ 7, true, {}, "", ("x"):rep(513), "a\nb", "\255", "good" } do data[#data + 1] = { id = id } end
+    for _, id in ipairs{ 7, true, {}, "", ("x"):rep(513), "a\nb", "\255", "a\u{9b}2J", "good" } do
+      data[#data + 1] = { id = id }
+    end
     data[#data + 1] = 7
     data[#data + 1] = { id = "good" }
     local found = look(body(cjson.encode{ data = data }))
@@ -256,7 +258,7 @@ describe("what a stranger answers", function()
   end)
 
   it("says no version that is none", function()
-    for _, version in ipairs{ 7, "", ("9"):rep(65), "1\n2" } do
+    for _, version in ipairs{ 7, "", ("9"):rep(65), "1\n2", "1\u{85}2" } do
       local found = look(body(cjson.encode{ data = { { id = "m", owned_by = "vllm" } } }), function(url)
         return url:find("/version", 1, true) and body(cjson.encode{ version = version })
       end)

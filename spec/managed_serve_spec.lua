@@ -481,6 +481,14 @@ describe("deputy ask", function()
     assert.matches("deputy ask: claude: the central answered 503 %(outage%): the central is down", r.stderr)
   end)
 
+  it("hands no control character of another's words to the terminal, however it is encoded", function()
+    central:set{ inference = { status = 503, json = { error = { message = "down \u{9b}2J\27[2J", type = "outage" } } } }
+    local r = shell.run(ask({ restart = false }, "--print", "no \u{9b}31mweights", "--exit", "3"))
+    assert.matches("the central answered 503 %(outage%): down  2J %[2J\n", r.stderr)
+    assert.matches("| no  31mweights\n", r.stderr)
+    assert.is_nil(r.stderr:find("\xc2\x9b", 1, true))
+  end)
+
   it("shows the last lines of a server that failed", function()
     local r = shell.run(ask({ restart = false }, "--print", "no weights \27[31mhere", "--exit", "3"))
     assert.equal(1, r.status)
@@ -496,13 +504,13 @@ describe("deputy ask", function()
   end)
 
   it("shows on a terminal that a model loads, and what its server wrote last", function()
-    local spec = ask({}, "--slow", "900", "--print", "loading \27[31mweights")
+    local spec = ask({}, "--slow", "900", "--print", "loading \27[31mweights \u{9b}2J\u{e9}")
     local words = {}
     for i, word in ipairs(spec) do words[i] = "'" .. word .. "'" end
     local line = table.concat(words, " ") .. " > " .. dir .. "/answer"
     local r = shell.run{ "script", "-qec", line, "/dev/null", env = spec.env, cwd = dir, timeout_ms = 20000 }
     assert.equal(0, r.status, r.stdout)
-    assert.matches("\rstarting tiny 0%.%d s: loading  %[31mweights\27%[K", r.stdout)
+    assert.matches("\rstarting tiny 0%.%d s: loading  %[31mweights   2J\u{e9}\27%[K", r.stdout)
     assert.matches("\r\27%[Kdeputy ask: 'tiny' stood in for 'claude' %(the central: 503%)\r\n$", r.stdout)
   end)
 end)

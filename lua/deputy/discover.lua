@@ -37,9 +37,10 @@ local function object(reply)
   return decoded and type(value) == "table" and value or {}
 end
 
+-- U+0080 to U+009F are control characters as well: to a terminal, U+009B is ESC [.
 local function printable(value)
   return type(value) == "string" and value ~= "" and #value <= MAX_NAME_BYTES and utf8.len(value) ~= nil
-    and not value:find("%c")
+    and not value:find("%c") and not value:find("\xc2[\x80-\x9f]")
 end
 
 local function list(value) return type(value) == "table" and value or {} end

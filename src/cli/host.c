@@ -1,6 +1,7 @@
 #include "host.h"
 
 #include "deputy/provider.h"
+#include "text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -122,8 +123,9 @@ void host_clean(const struct host *host, const char *text, size_t len, char *out
             n = n < size ? n : size - 1;
             i += token_len - 1;
         } else {
-            unsigned char byte = (unsigned char)text[i];
-            out[n++] = byte < 0x20 || byte == 0x7f ? ' ' : text[i];
+            size_t control = text_control(text + i, len - i);
+            out[n++] = control > 0 ? ' ' : text[i];
+            i += control > 1;
         }
     }
     out[n] = '\0';

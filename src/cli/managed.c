@@ -1,6 +1,7 @@
 #include "managed.h"
 
 #include "gpu.h"
+#include "text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -277,6 +278,5 @@ void managed_last_line(deputy_managed *managed, char *line, size_t size)
     memcpy(line, text + begin, len);
     line[len] = '\0';
     for (size_t i = 0; i < len; i++)
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-            line[i] = ' ';
+        memset(line + i, ' ', text_control(line + i, len - i));
 }
