@@ -444,6 +444,39 @@ describe("nothing is left behind", function()
     assert.is_true(all_gone(pids))
   end)
 
+  it("and the next deputy serve finds its port and its GPU free", function()
+    local port = peers.start{}.port
+    peers.stop_all()
+    start_central()
+    local fields = { port = port, restart = false }
+    local gw = start(fields, nil, "--ignore-term")
+    assert.equal(200, gw:chat().status)
+    assert.equal(0, gw:stop())
+    local is_left = is_there(notes("start")[1][2])
+    gw = gateway.start(config{ provider(fields) }, { dir = tmp.dir() })
+    assert.equal(200, gw:chat().status)
+    assert.is_false(is_left)
+  end)
+
+  local function ends_soon(gw, pid)
+    assert.equal(0, gw:wait(1500))
+    assert.is_true(is_there(pid)) -- and its supervisor sees to the rest
+  end
+
+  it("though deputy serve waits for it no longer than it drains, or than it is asked twice", function()
+    local gw = start({ stopGraceSeconds = 3 }, { gateway = { drainMs = 100 } }, "--ignore-term")
+    assert.equal(200, gw:chat().status)
+    gw:signal("sigterm")
+    ends_soon(gw, notes("start")[1][2])
+    gw = gateway.start(config{ provider({ stopGraceSeconds = 3 }, "--ignore-term") }, { dir = tmp.dir() })
+    assert.equal(200, gw:chat().status)
+    gw:signal("sigterm")
+    assert.is_truthy(gw:wait_log("draining"))
+    assert.is_nil(gw:wait(500))
+    gw:signal("sigterm")
+    ends_soon(gw, notes("start")[2][2])
+  end)
+
   it("when deputy serve is killed with -9", function()
     local gw, pids = serve_a_family()
     gw:signal("sigkill")

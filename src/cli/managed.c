@@ -210,6 +210,26 @@ void managed_give_back(struct managed_pool *pool, struct managed_set *set)
     free(set);
 }
 
+static bool end_one(deputy_managed *managed)
+{
+    deputy_managed_status status = DEPUTY_INIT(deputy_managed_status);
+    deputy_managed_stop(managed, NULL);
+    deputy_managed_status_of(managed, &status);
+    return status.state == DEPUTY_MANAGED_STOPPED || status.state == DEPUTY_MANAGED_FAILED;
+}
+
+bool managed_end(struct managed_pool *pool)
+{
+    struct managed_set *set;
+    bool ended = true;
+    pthread_mutex_lock(&pool->lock);
+    DL_FOREACH (pool->sets, set)
+        for (size_t i = 0; i < set->n; i++)
+            ended = (!set->entries[i].managed || end_one(set->entries[i].managed)) && ended;
+    pthread_mutex_unlock(&pool->lock);
+    return ended;
+}
+
 deputy_managed *managed_find(const struct managed_set *set, const char *name)
 {
     for (size_t i = 0; set && i < set->n; i++)

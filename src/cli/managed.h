@@ -31,6 +31,9 @@ int managed_take(struct managed_pool *pool, const struct config *config, struct 
 /* Stops what no other set has; does not wait for it. NULL is allowed. */
 void managed_give_back(struct managed_pool *pool, struct managed_set *set);
 
+/* Stops all that are in use, and says whether they have ended: to be called until they have. */
+bool managed_end(struct managed_pool *pool);
+
 /* The server of a provider, borrowed from the set, or NULL. set may be NULL. */
 deputy_managed *managed_find(const struct managed_set *set, const char *name);
 

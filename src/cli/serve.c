@@ -172,6 +172,12 @@ static int describe(void *user, void *loaded_user, const char *provider, bool wi
     return DEPUTY_OK;
 }
 
+static bool end(void *user)
+{
+    struct serving *serving = user;
+    return managed_end(&serving->pool);
+}
+
 /* ---- the command --------------------------------------------------------------------------------------------------
  */
 
@@ -223,6 +229,7 @@ static int run(const struct options *options)
             .unload = unload,
             .command = command,
             .describe = describe,
+            .end = end,
         };
         status = gateway_run(&host, loaded, &loaded->config.gateway) == 0 ? STATUS_OK : STATUS_FAILED;
     }

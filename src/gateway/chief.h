@@ -14,6 +14,7 @@ struct chief {
     uv_signal_t term, interrupt, hangup;
     sigset_t mask; /* the caller's */
     unsigned stops;
+    uint64_t late_ns; /* when the drain is to be over, as uv_hrtime says it */
     struct reload reload;
     struct control control;
 };

@@ -15,6 +15,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+enum { END_TICK_MS = 20 };
+
 /* A thread that is being started. */
 struct start {
     struct worker *worker;
@@ -50,6 +52,7 @@ static void stop(struct chief *chief)
     struct gateway *g = &chief->gateway;
     if (chief->stops++ == 0) {
         notify_stopping();
+        chief->late_ns = uv_hrtime() + chief_worker(chief)->current->setup->settings.drain_ms * UINT64_C(1000000);
         log_say(&chief_worker(chief)->log, DEPUTY_LOG_INFO, "draining", NULL, NULL);
         atomic_store(&g->draining, true);
     } else {
@@ -150,6 +153,19 @@ static bool open_first(struct chief *chief)
     return false;
 }
 
+/* Within what is left of the drain: whoever starts the next gateway needs the ports and the memory that these have, and
+ * in a container nothing outlives this process. */
+static void let_host_end(struct chief *chief)
+{
+    struct gateway *g = &chief->gateway;
+    if (!g->host->end)
+        return;
+    while (!g->host->end(g->host->user) && uv_hrtime() < chief->late_ns && !atomic_load(&g->hurry)) {
+        uv_run(&chief_worker(chief)->loop, UV_RUN_NOWAIT); /* hears signals and the control socket */
+        uv_sleep(END_TICK_MS);
+    }
+}
+
 static bool serve(struct chief *chief)
 {
     struct gateway *g = &chief->gateway;
@@ -175,6 +191,7 @@ static bool serve(struct chief *chief)
     worker_serve(w);
     for (unsigned i = 1; i < started; i++)
         pthread_join(g->workers[i].thread, NULL);
+    let_host_end(chief);
     stop_listening(chief);
     reload_close(chief);
     if (ok)

@@ -75,6 +75,9 @@ struct gateway_host {
     /* What is known of a provider right now; with_output: its last lines too. Must not wait. On any worker's thread,
      * several at once. May be NULL. DEPUTY_OK, or DEPUTY_ENOTFOUND and *facts is untouched. */
     int (*describe)(void *user, void *loaded, const char *provider, bool with_output, struct gateway_provider *facts);
+    /* Nobody is served any more: ends what it started, and says whether that has ended. Asked again and again until it
+     * has, or until drain_ms are over. On the first worker's thread; may be NULL. */
+    bool (*end)(void *user);
 };
 
 /* Serves until SIGTERM or SIGINT. loaded is taken over. 0, or 1 with one line on stderr about what is wrong. Signals
