@@ -651,6 +651,35 @@ static void a_start_does_not_undo_a_restart(void **state)
     finish(engine, m);
 }
 
+/* The one that is being exchanged or stopped may well be the one that is sick. */
+static void a_crash_in_the_drain_does_not_undo_an_order(void **state)
+{
+    deputy_managed_options o = options_of("--slow-post", "20000", NULL);
+    struct ended e;
+    (void)state;
+    o.restarts = 1;
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    start(engine, &e, 0, NULL);
+    TURN_UNTIL(engine, status_of(m).active == 1 && noted("post", NULL, 0) == 1);
+    deputy_managed_restart(m, NULL);
+    TURN_UNTIL(engine, state_of(m) == DEPUTY_MANAGED_DRAINING);
+    kill((pid_t)status_of(m).pid, SIGKILL);
+    TURN_UNTIL(engine, e.n == 1);
+    expect_primary_error(&e);
+    REACHES(m, READY);
+    assert_int_equal(status_of(m).starts, 2);
+    start(engine, &e, 0, NULL);
+    TURN_UNTIL(engine, status_of(m).active == 1 && noted("post", NULL, 0) == 2);
+    deputy_managed_stop(m, NULL);
+    TURN_UNTIL(engine, state_of(m) == DEPUTY_MANAGED_DRAINING);
+    kill((pid_t)status_of(m).pid, SIGKILL);
+    TURN_UNTIL(engine, e.n == 1);
+    REACHES(m, STOPPED); /* whoever comes now starts it again */
+    assert_int_equal(status_of(m).crashes, 2);
+    finish(engine, m);
+}
+
 /* Requests arrive just when it is about to stop for being idle: none is lost, whatever comes first. */
 static void a_request_in_the_moment_of_an_idle_stop(void **state)
 {
@@ -858,6 +887,7 @@ int main(void)
         TEST(a_run_under_way_is_not_cut_by_a_stop),
         TEST(a_start_ends_the_draining),
         TEST(a_start_does_not_undo_a_restart),
+        TEST(a_crash_in_the_drain_does_not_undo_an_order),
         TEST(a_request_in_the_moment_of_an_idle_stop),
         TEST(a_place_at_a_server_that_has_died_meanwhile_is_none),
         TEST(a_place_lost_before_it_was_used_is_waited_for_again),

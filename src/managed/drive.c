@@ -190,10 +190,11 @@ void drive_ended(struct deputy_managed *m, const char *how, bool hopeless)
     drive_fire(m, LIFE_DIED);
 }
 
+/* One that was told to end has not failed, however it ended. */
 static enum life_event end_of_family(struct deputy_managed *m)
 {
-    bool failed = m->hopeless || (m->last_try && m->strikes > 0) ||
-                  (m->settings.restarts != UINT32_MAX && m->strikes >= m->settings.restarts);
+    bool too_often = m->settings.restarts != UINT32_MAX && m->strikes >= m->settings.restarts;
+    bool failed = !m->told && (m->hopeless || (m->last_try && m->strikes > 0) || too_often);
     pthread_mutex_lock(&m->lock);
     bool wanted = !m->closing && (m->waiting || m->again || m->kept);
     pthread_mutex_unlock(&m->lock);
