@@ -185,6 +185,22 @@ describe("deputy providers --commands", function()
     assert.is_nil(uv.fs_stat(dir .. "/started"))
   end)
 
+  it("knows a secret by each word of its name, and takes no other word for one", function()
+    local shown = commands.shown{ launch = {
+      command = { "x", "--db-pass", SECRET, "--passphrase=" .. SECRET, "--max-tokens", "5", "--pass-through", "yes" },
+      env = {
+        "API_KEY_2=" .. SECRET, "AWS_ACCESS_KEY_ID=" .. SECRET, "DB_PASS=" .. SECRET, "Token_old=" .. SECRET,
+        "BYPASS=1", "KEYBOARD=de", "MAX_TOKENS=5", "TOKENIZERS_PARALLELISM=false",
+      },
+    } }
+    assert.same({ "x", "--db-pass", "[key]", "--passphrase=[key]", "--max-tokens", "5", "--pass-through", "yes" },
+      shown.command)
+    assert.same({
+      "API_KEY_2=[key]", "AWS_ACCESS_KEY_ID=[key]", "DB_PASS=[key]", "Token_old=[key]", "BYPASS=1", "KEYBOARD=de",
+      "MAX_TOKENS=5", "TOKENIZERS_PARALLELISM=false",
+    }, shown.env)
+  end)
+
   it("prints lines that a shell takes apart into exactly these words", function()
     local arguments = {
       "--plain", "a b", "it's", "", "$HOME", "`x`", "{a,b}", "{1..3}", "~", "*", "a\\b", "\1\n\t'\\", "ü",

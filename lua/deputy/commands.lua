@@ -22,7 +22,15 @@ end
 -- Does a variable or an option of this name hold a secret? "--hf-token" does, "--max-tokens" does not.
 local function names_secret(name)
   name = name:lower()
-  return name:find("key$") or name:find("token$") or name:find("secret") or name:find("password") or name:find("passwd")
+  return name:find("key$") or name:find("token$") or name:find("%f[%a]pass$") or name:find("secret")
+    or name:find("password") or name:find("passwd") or name:find("passphrase")
+end
+
+-- A variable is also told by a word within its name: API_KEY_2 holds one, KEYBOARD does not.
+local function is_secret(variable)
+  local words = "_" .. variable:lower() .. "_"
+  return names_secret(variable) or words:find("_key_", 1, true) or words:find("_token_", 1, true)
+    or words:find("_pass_", 1, true)
 end
 
 local function shown_arguments(provider)
@@ -45,7 +53,7 @@ local function shown_env(provider)
   local out = {}
   for i, each in ipairs(provider.launch.env) do
     local name, value = each:match("^([^=]*)=(.*)$")
-    out[i] = name .. "=" .. (value ~= "" and names_secret(name) and KEY or fill(value, provider))
+    out[i] = name .. "=" .. (value ~= "" and is_secret(name) and KEY or fill(value, provider))
   end
   return out
 end
