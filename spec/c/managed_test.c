@@ -7,6 +7,7 @@
 #include "managed/ring.h"
 
 #include <arpa/inet.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -331,6 +332,28 @@ static void the_port_is_taken(void **state)
     deputy_managed_start(m, NULL);
     REACHES(m, READY);
     assert_int_equal(status_of(m).port, o.port);
+    end_all(m);
+}
+
+/* Whoever is sent to look for a process that has the port looks in vain. */
+static void a_port_that_cannot_be_had_is_not_called_taken(void **state)
+{
+    struct rlimit before, none;
+    deputy_managed_options o = options_of(NULL);
+    deputy_managed *m;
+    (void)state;
+    o.port = 1;
+    o.restarts = 1;
+    m = make(&o);
+    EVENTUALLY(owner_is_there());
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 3;
+    setrlimit(RLIMIT_NOFILE, &none);
+    deputy_managed_start(m, NULL);
+    REACHES(m, FAILED);
+    setrlimit(RLIMIT_NOFILE, &before);
+    assert_non_null(strstr(status_of(m).problem, "port 1 of 127.0.0.1 cannot be had: Too many open files"));
     end_all(m);
 }
 
@@ -725,6 +748,7 @@ int main(int argc, char **argv)
         TEST(crashes_while_it_starts),
         TEST(never_gets_ready),
         TEST(the_port_is_taken),
+        TEST(a_port_that_cannot_be_had_is_not_called_taken),
         TEST(ignores_sigterm),
         TEST(crashes_while_it_stops),
         TEST(ready_and_then_deaf),

@@ -5,6 +5,7 @@
 #include "managed/health.h"
 #include "managed/port.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,13 +29,22 @@ static bool is_used_by_another(const struct deputy_managed *m, uint16_t port)
     return false;
 }
 
-static uint16_t choose_port(const struct deputy_managed *m)
+/* 0: there is none, and why says it. */
+static uint16_t choose_port(const struct deputy_managed *m, char *why, size_t size)
 {
-    uint16_t port = 0;
-    if (m->settings.port)
-        return port_is_free(m->settings.port) ? m->settings.port : 0;
+    uint16_t port = m->settings.port;
+    int code = port ? port_check(port) : 0;
+    if (code == EADDRINUSE)
+        snprintf(why, size, "port %u of 127.0.0.1 is taken by another process: end that, or set another port",
+                 (unsigned)port);
+    else if (code)
+        snprintf(why, size, "port %u of 127.0.0.1 cannot be had: %.80s", (unsigned)port, strerror(code));
+    if (port)
+        return code ? 0 : port;
     for (int i = 0; i < 16 && (port == 0 || is_used_by_another(m, port)); i++)
         port = port_pick();
+    if (port == 0)
+        snprintf(why, size, "no free port was found on 127.0.0.1: %.80s", strerror(errno));
     return port;
 }
 
@@ -68,14 +78,8 @@ void launch_now(struct deputy_managed *m)
     deputy_error error = {0};
     if (waits_for_another(m))
         return;
-    uint16_t port = choose_port(m);
+    uint16_t port = choose_port(m, why, sizeof(why));
     if (port == 0) {
-        if (m->settings.port)
-            snprintf(why, sizeof(why),
-                     "port %u of 127.0.0.1 is taken by another process: end that, or set another port",
-                     (unsigned)m->settings.port);
-        else
-            snprintf(why, sizeof(why), "no free port was found on 127.0.0.1");
         fail_start(m, why);
         return;
     }

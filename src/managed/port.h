@@ -2,11 +2,11 @@
 #ifndef MANAGED_PORT_H
 #define MANAGED_PORT_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
-/* Nobody listens there; connections that have just ended do not count. */
-bool port_is_free(uint16_t port);
+/* 0 when nobody listens there (connections that have just ended do not count), or why it cannot be had: EADDRINUSE, or
+ * another errno. */
+int port_check(uint16_t port);
 
 /* One that is free, or 0. */
 uint16_t port_pick(void);
