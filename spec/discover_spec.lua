@@ -183,6 +183,10 @@ describe("deputy providers discover", function()
     assert.equal(0, r.status)
     assert.is_true(r.us < 6000000, r.us)
     assert.matches("vLLM 0.11.0: Qwen/Qwen3%-0.6B", r.stderr)
+    for _, peer in ipairs{ mute, endless, headers, huge, drip } do -- one of them may be what somebody looks for
+      assert.truthy(r.stderr:find(("127.0.0.1:%d  listens, but gave no usable answer in time\n"):format(peer.port), 1,
+        true), r.stderr)
+    end
   end)
 
   it("follows no redirect and no proxy", function()

@@ -6,9 +6,11 @@
 --   discover.providers(servers, llm)     entries for `providers`; llm (may be nil) is what they shall stand in for
 --   discover({ "--json", "--ports=1,2", "--for=LLM" }, host)    the command; host.fetch; returns the exit code
 --
--- fetch(urls, ms, max) answers all urls within ms milliseconds; an array of { status =, body =, server = } or false.
+-- fetch(urls, ms, max) answers all urls within ms milliseconds; an array of { status =, body =, server = }, of {} where
+-- somebody listens and gave no whole reply of at most max bytes, or of false.
 -- A server is { port =, kind = "vllm", title = "vLLM", version =, models = { "name", ... }, guarded =, loading = }.
 -- kind is nil for one that speaks HTTP but is no model server as far as we can tell. guarded: it wants a key first.
+-- silent: it listens, but gave no usable answer in time.
 --
 -- What a server says is believed as little as possible: it may be anything that happens to listen on such a port.
 local cjson = require "cjson"
@@ -28,7 +30,7 @@ decoder.decode_max_depth(32)
 
 -- ---- reading what came ----------------------------------------------------------------------------------------------
 
-local function ok(reply) return reply and reply.status >= 200 and reply.status < 300 end
+local function ok(reply) return reply and reply.status and reply.status >= 200 and reply.status < 300 end
 
 -- The object in a good reply, or an empty one.
 local function object(reply)
@@ -182,7 +184,7 @@ function discover.look(fetch, ports)
         asked[#asked + 1] = { url = url(ports[i], path), path = path, replies = replies }
       end
     elseif reply then
-      servers[#servers + 1] = { port = ports[i], models = {} }
+      servers[#servers + 1] = { port = ports[i], models = {}, silent = not reply.status or nil }
     end
   end
   urls = {}
@@ -257,6 +259,7 @@ end
 
 local function describe(server)
   local where = ("127.0.0.1:%d"):format(server.port)
+  if server.silent then return where .. "  listens, but gave no usable answer in time" end
   if not server.kind then return where .. "  answers, but is no model server that deputy knows" end
   local what = server.title .. (server.version and " " .. server.version or "")
   if server.guarded then

@@ -135,8 +135,12 @@ static bool drive(struct transfers *all, long ms)
 static void push_reply(lua_State *L, const struct transfer *transfer)
 {
     long status = 0;
+    curl_off_t connected = 0;
     if (!transfer->whole || curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status) != CURLE_OK) {
-        lua_pushboolean(L, 0);
+        if (curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected) == CURLE_OK && connected > 0)
+            lua_createtable(L, 0, 0);
+        else
+            lua_pushboolean(L, 0);
         return;
     }
     lua_createtable(L, 0, 3);
