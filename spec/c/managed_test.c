@@ -335,21 +335,27 @@ static void the_port_is_taken(void **state)
     end_all(m);
 }
 
+/* None but those that are open. What to set again. */
+static struct rlimit allow_no_descriptors(void)
+{
+    struct rlimit before, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 3;
+    setrlimit(RLIMIT_NOFILE, &none);
+    return before;
+}
+
 /* Whoever is sent to look for a process that has the port looks in vain. */
 static void a_port_that_cannot_be_had_is_not_called_taken(void **state)
 {
-    struct rlimit before, none;
     deputy_managed_options o = options_of(NULL);
     deputy_managed *m;
     (void)state;
     o.port = 1;
     o.restarts = 1;
     m = make(&o);
-    EVENTUALLY(owner_is_there());
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-    none = before;
-    none.rlim_cur = 3;
-    setrlimit(RLIMIT_NOFILE, &none);
+    struct rlimit before = allow_no_descriptors();
     deputy_managed_start(m, NULL);
     REACHES(m, FAILED);
     setrlimit(RLIMIT_NOFILE, &before);
@@ -399,6 +405,26 @@ static void ready_and_then_deaf(void **state)
     o.health_ms = 50;
     deputy_managed *m = failing(o, 2, "no longer answers GET /health");
     assert_int_equal(status_of(m).crashes, 2);
+    end_all(m);
+}
+
+/* Who cannot look has seen nothing: the server is well, and may serve runs. */
+static void a_host_without_descriptors_does_not_take_it_for_deaf(void **state)
+{
+    deputy_managed_options o = options_of(NULL);
+    (void)state;
+    o.health_ms = 20;
+    deputy_managed *m = make(&o);
+    deputy_managed_start(m, NULL);
+    REACHES(m, READY);
+    struct rlimit before = allow_no_descriptors();
+    nap_for(500);
+    setrlimit(RLIMIT_NOFILE, &before);
+    assert_int_equal(state_of(m), DEPUTY_MANAGED_READY);
+    assert_int_equal(status_of(m).starts, 1);
+    assert_int_equal(status_of(m).crashes, 0);
+    kill((pid_t)status_of(m).pid, SIGSTOP);
+    EVENTUALLY(status_of(m).crashes == 1); /* it is looked at again */
     end_all(m);
 }
 
@@ -752,6 +778,7 @@ int main(int argc, char **argv)
         TEST(ignores_sigterm),
         TEST(crashes_while_it_stops),
         TEST(ready_and_then_deaf),
+        TEST(a_host_without_descriptors_does_not_take_it_for_deaf),
         TEST(output_is_kept_to_the_last_64_kib),
         TEST(keys_are_not_shown),
         TEST(the_whole_family_is_stopped),

@@ -4,7 +4,9 @@
 #include "managed/listener.h"
 #include "net/http.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
 enum {
     FIRST_MS = 10,
@@ -51,9 +53,24 @@ static void looked_while_starting(struct deputy_managed *m, bool good)
     drive_timer(m, TIMER_LOOK, m->look_ms);
 }
 
+/* A look takes two descriptors at a time. Without them every server seems to be deaf. */
+static bool can_look(void)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return false;
+    close(ends[0]);
+    close(ends[1]);
+    return true;
+}
+
 static void looked_while_ready(struct deputy_managed *m, bool good, bool refused)
 {
     uint32_t pause = m->settings.health_ms;
+    if (!good && !can_look()) {
+        drive_timer(m, TIMER_LOOK, pause < AFTER_BAD_MS ? pause : AFTER_BAD_MS);
+        return;
+    }
     m->bad_looks = good ? 0 : m->bad_looks + 1;
     if (good) {
         drive_clear_suspects(m);
