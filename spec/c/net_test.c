@@ -1119,6 +1119,58 @@ static void test_sockets_that_are_closed(void **state)
 
 /* ---- the loop ---- */
 
+/* What a server says on a kept connection before it was asked is nobody's answer: least of all one to the next caller's
+ * request. No byte of that request goes there, and it is asked once whether it may go. */
+static void expect_own_answer(const char *method, const char *late, size_t body, bool turned)
+{
+    char *large = calloc(1, body + 1);
+    memset(large, 'b', body);
+    struct peer peer = {.script = {{"<", ">HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst", "~20", late, "$"},
+                                   {"<", ">HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond", "$"}}};
+    peer_start(&peer);
+    struct loop *loop = new_loop();
+    struct call first = {0}, second = {0};
+    struct http_request request = request_for(&first, loop, "POST", url_of(&peer, "/first"));
+    request.bearer = "alice";
+    call_start(&first, &request);
+    call_wait(&first);
+    assert_string_equal(first.body, "first");
+    usleep(60000);
+    if (turned)
+        turns_of(loop);
+    request = request_for(&second, loop, method, url_of(&peer, "/second"));
+    request.bearer = "bob";
+    request.body[0] = (struct http_span){large, body};
+    call_start(&second, &request);
+    call_wait(&second);
+    assert_int_equal(second.result.end, HTTP_COMPLETE);
+    assert_string_equal(second.body, "second");
+    assert_int_equal(second.asked, 1);
+    loop_free(loop);
+    peer_join(&peer);
+    assert_int_equal(peer.connections, 2);
+    const char *once = strstr(peer.seen, "/second");
+    assert_non_null(once);
+    assert_null(strstr(once + 1, "/second"));
+    call_free(&first);
+    call_free(&second);
+    peer_free(&peer);
+    free(large);
+}
+
+static void test_an_answer_before_the_question(void **state)
+{
+    (void)state;
+    static const char *const late[] = {">HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nalice",
+                                       ">HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", ">H"};
+    for (size_t i = 0; i < sizeof late / sizeof late[0]; i++)
+        for (int turned = 0; turned < 2; turned++) {
+            expect_own_answer("POST", late[i], 6, turned);
+            expect_own_answer("POST", late[i], 1 << 20, turned);
+            expect_own_answer("GET", late[i], 0, turned);
+        }
+}
+
 static void test_lent_loop(void **state)
 {
     (void)state;
@@ -1585,6 +1637,7 @@ int main(void)
         cmocka_unit_test(test_cancel_at_any_moment),
         cmocka_unit_test(test_start_from_inside),
         cmocka_unit_test(test_sockets_that_are_closed),
+        cmocka_unit_test(test_an_answer_before_the_question),
         cmocka_unit_test(test_lent_loop),
         cmocka_unit_test(test_two_on_a_lent_loop),
         cmocka_unit_test(test_many_at_once),

@@ -87,9 +87,11 @@ static size_t on_body(char *bytes, size_t size, size_t n, void *user)
 
 static int on_connected(void *user, char *ip, char *local_ip, int port, int local_port)
 {
-    (void)ip, (void)local_ip, (void)port, (void)local_port;
+    (void)local_ip;
     struct http_transfer *t = user;
     bool again = t->connected;
+    if (!t->dead && !loop_is_silent(t->loop, ip, port, local_port))
+        return CURL_PREREQFUNC_OK; /* to fail without a byte, and to come here again with another connection */
     t->connected = true;
     if (t->dead)
         return CURL_PREREQFUNC_ABORT;

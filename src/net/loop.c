@@ -3,6 +3,7 @@
 #include "deputy.h"
 #include "net/url.h"
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -13,10 +14,12 @@
 #include <unistd.h>
 #include <utlist.h>
 
-enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64 };
+enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64, PORTS = 256 };
 
 struct place {
     struct watch *watch; /* or NULL */
+    int port;            /* ours, of a connection that libcurl has kept; 0: none */
+    int next;            /* 1 + the descriptor of another one in the same list of ports; 0: none */
 };
 
 struct loop {
@@ -28,6 +31,7 @@ struct loop {
     struct loop_exchange *later, *added;
     struct place *places; /* by descriptor */
     size_t n_places;
+    int ports[PORTS]; /* 1 + the first descriptor of each list */
     size_t n_parked;
     struct watch *fresh; /* opened in this turn of libcurl */
     struct url_cache urls;
@@ -177,7 +181,7 @@ static bool rewatch(struct watch *watch)
     return watch->events != 0;
 }
 
-/* A kept connection on which something comes is at its end, which libcurl finds out when it would use it. */
+/* A kept connection on which something comes is at its end, which is found out when it would be used. */
 static void on_socket(uv_poll_t *poll, int status, int events)
 {
     struct watch *watch = poll->data;
@@ -306,9 +310,68 @@ static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_s
     return fd;
 }
 
+/* Whose local port it is, which is all that libcurl will say of a connection that it uses again. */
+static void note_port(struct loop *loop, curl_socket_t fd)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof(address);
+    if (loop->places[fd].port != 0 || getsockname(fd, (struct sockaddr *)&address, &size) != 0)
+        return;
+    if (address.ss_family == AF_INET)
+        loop->places[fd].port = ntohs(((struct sockaddr_in *)&address)->sin_port);
+    else if (address.ss_family == AF_INET6)
+        loop->places[fd].port = ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+    if (loop->places[fd].port == 0)
+        return;
+    int *list = &loop->ports[loop->places[fd].port % PORTS];
+    loop->places[fd].next = *list;
+    *list = fd + 1;
+}
+
+static void forget_port(struct loop *loop, curl_socket_t fd)
+{
+    if (fd < 0 || (size_t)fd >= loop->n_places || loop->places[fd].port == 0)
+        return;
+    int *link = &loop->ports[loop->places[fd].port % PORTS];
+    while (*link != fd + 1)
+        link = &loop->places[*link - 1].next;
+    *link = loop->places[fd].next;
+    loop->places[fd].port = loop->places[fd].next = 0;
+}
+
+static bool leads_to(curl_socket_t fd, const char *ip, int port)
+{
+    struct sockaddr_storage address;
+    const struct sockaddr_in *v4 = (struct sockaddr_in *)&address;
+    const struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&address;
+    socklen_t size = sizeof(address);
+    char text[INET6_ADDRSTRLEN];
+    if (getpeername(fd, (struct sockaddr *)&address, &size) != 0)
+        return false;
+    bool is_v6 = address.ss_family == AF_INET6;
+    return ntohs(is_v6 ? v6->sin6_port : v4->sin_port) == port &&
+           inet_ntop(address.ss_family, is_v6 ? (const void *)&v6->sin6_addr : &v4->sin_addr, text, sizeof(text)) &&
+           strcmp(text, ip) == 0;
+}
+
+/* libcurl 7.88 takes what waits there for the answer to the next request. */
+bool loop_is_silent(struct loop *loop, const char *ip, int port, int local_port)
+{
+    char byte;
+    for (int fd = loop->ports[(unsigned)local_port % PORTS] - 1; fd >= 0; fd = loop->places[fd].next - 1) {
+        if (loop->places[fd].port != local_port || !leads_to(fd, ip, port))
+            continue;
+        if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+            return true;
+        return shutdown(fd, SHUT_RDWR) != 0;
+    }
+    return true;
+}
+
 static int close_socket(void *user, curl_socket_t fd)
 {
     struct loop *loop = user;
+    forget_port(loop, fd);
     struct watch *watch = find_watch(loop, fd);
     if (watch && !watch->parked) {
         not_fresh(watch);
@@ -341,6 +404,8 @@ bool loop_own_sockets(struct loop *loop, CURL *easy, bool brief)
 
 static void release_watch(struct watch *watch)
 {
+    if (watch->connection)
+        note_port(watch->loop, watch->fd);
     if (watch->connection && watch->events == UV_READABLE) {
         watch->wanted = 0;
         uv_unref((uv_handle_t *)&watch->poll); /* nobody waits for it */
