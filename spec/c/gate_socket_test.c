@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "loopback.h"
+#include <sys/syscall.h>
 
 /* ---- the central ------------------------------------------------------------------------------------------------ */
 
@@ -611,6 +612,39 @@ static void a_renewal_is_good_for_one_dispatch(void **state)
     deputy_engine_free(engine);
 }
 
+/* ---- a machine that sleeps ----------------------------------------------------------------------------------------
+ */
+
+static atomic_int slept_s;
+
+/* While it sleeps CLOCK_MONOTONIC stands still. */
+__attribute__((visibility("default"))) int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int code = (int)syscall(SYS_clock_gettime, clock, now);
+    if (clock == CLOCK_BOOTTIME)
+        now->tv_sec += atomic_load(&slept_s);
+    return code;
+}
+
+static void the_lid_is_closed_while_it_waits_for_its_turn(void **state)
+{
+    char llm[64];
+    struct ended ended = {0};
+    (void)state;
+    begin_order();
+    deputy_engine *engine = make_engine(0);
+    new_name(llm, sizeof(llm), "ok", "403");
+    stand_in(engine, llm, provider_of("queue", &queue_vtable));
+    start(engine, llm, &ended);
+    TURN_UNTIL(engine, waiting);
+    atomic_store(&slept_s, 3600);
+    take_turn();
+    assert_int_equal(turns_taken, 0);
+    turn_until(engine, &ended.n);
+    expect_primary_error(&ended);
+    deputy_engine_free(engine);
+}
+
 /* ---- a connection that comes late ------------------------------------------------------------------------------- */
 
 enum { FILLERS = 4 };
@@ -725,6 +759,7 @@ int main(void)
         cmocka_unit_test(an_older_yes_that_comes_after_a_newer_no),
         cmocka_unit_test(a_renewal_whose_yes_comes_after_a_newer_no),
         cmocka_unit_test(a_renewal_is_good_for_one_dispatch),
+        cmocka_unit_test(the_lid_is_closed_while_it_waits_for_its_turn),
     };
     static struct CMUnitTest tests[PLAYS * ANSWERS + sizeof(more) / sizeof(more[0])];
     for (size_t i = 0; i < PLAYS * ANSWERS; i++) {

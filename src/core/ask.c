@@ -40,7 +40,7 @@ static void take_permit(struct asking *a)
     for (size_t i = 1; i < RUN_PERMITS_MAX; i++)
         if (run->permits[i].granted_us < slot->granted_us)
             slot = &run->permits[i];
-    gate_grant(slot, &run->claim, &a->answer, a->start_us);
+    gate_grant(slot, &run->claim, &a->answer, a->asked_us);
 }
 
 static void answered(struct asking *a, const deputy_probe_answer *answer, uint64_t now_us)
@@ -112,6 +112,7 @@ static struct asking *ask(struct run *run, const char *llm, uint32_t timeout_ms,
     a->renews = renews;
     a->other = other;
     a->pending = true;
+    a->asked_us = gate_now_us();
     a->start_us = run_now(run);
     a->number = ++run->probes;
     a->trace = trace_begin(run, DEPUTY_LEG_PROBE, a->number, NULL, a->start_us);
@@ -128,9 +129,9 @@ struct asking *ask_central(struct run *run, const char *llm, uint32_t timeout_ms
     return a;
 }
 
-int ask_spend(struct run *run, uint64_t now_us, struct permit *spent)
+int ask_spend(struct run *run, struct permit *spent)
 {
-    uint64_t permit_us = (uint64_t)run->engine->options.permit_ms * 1000;
+    uint64_t now_us = gate_now_us(), permit_us = (uint64_t)run->engine->options.permit_ms * 1000;
     int code = DEPUTY_EINVAL;
     for (size_t i = 0; i < RUN_PERMITS_MAX; i++) {
         int this_code = gate_spend(&run->permits[i], &run->claim, permit_us, now_us, spent);
@@ -156,10 +157,10 @@ static void renew(struct asking *a)
     struct run *run = a->run;
     struct deputy_call *call = a->renews;
     struct permit fresh = {0};
-    uint64_t now = loop_now_us();
+    uint64_t now = gate_now_us();
     a->renews = NULL;
     if (a->number > run->denied)
-        gate_grant(&fresh, &run->claim, &a->answer, a->start_us);
+        gate_grant(&fresh, &run->claim, &a->answer, a->asked_us);
     if (gate_spend(&fresh, &run->claim, (uint64_t)run->engine->options.permit_ms * 1000, now, &call->permit) ==
         DEPUTY_OK)
         call_send_again(call);

@@ -14,6 +14,7 @@ struct asking {
     bool other; /* about another LLM than the run's: leaves no permit */
     int number; /* within the run, from 1 */
     uint64_t start_us;
+    uint64_t asked_us; /* the same on the gate's clock */
     size_t trace;
     deputy_probe_answer answer; /* counts when pending is false */
     char llm[];
@@ -24,7 +25,7 @@ struct asking {
 struct asking *ask_central(struct run *run, const char *llm, uint32_t timeout_ms);
 
 /* Takes a permit for one dispatch: as gate_spend. */
-int ask_spend(struct run *run, uint64_t now_us, struct permit *spent);
+int ask_spend(struct run *run, struct permit *spent);
 
 /* Asks again for calls whose permit grew old, and sends or fails those whose answer has come. */
 void ask_renewals(struct run *run);

@@ -323,7 +323,7 @@ int deputy_call_admit(deputy_call *call)
         return DEPUTY_ECANCELED;
     if (call->purpose != CALL_LOCAL || o->gate == DEPUTY_GATE_POLICY)
         return begin_to_send(call);
-    if (gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us()))
+    if (gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, gate_now_us()))
         return begin_to_send(call);
     call->stale = true;
     call->live = false;

@@ -2,6 +2,14 @@
 
 #include <string.h>
 #include <strings.h>
+#include <time.h>
+
+uint64_t gate_now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
 
 /* A host's own probe function may hand over a type with its parameters. */
 static bool is_page(const char *type)

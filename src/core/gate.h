@@ -20,6 +20,10 @@ struct permit {
     uint64_t subject;
 };
 
+/* Microseconds of a clock that goes on while the machine sleeps: a permit grows old then too. All times below are its.
+ */
+uint64_t gate_now_us(void);
+
 /* Without a token it claims nothing. */
 struct claim gate_claim(deputy_run_id run, const char *llm, const char *token);
 

@@ -134,7 +134,7 @@ struct deputy_call *run_complete(struct run *run, deputy_provider *provider, uin
     struct permit spent = {0};
     uint64_t now = loop_now_us();
     if (o->gate == DEPUTY_GATE_PROBE) {
-        int code = ask_spend(run, now, &spent);
+        int code = ask_spend(run, &spent);
         if (code != DEPUTY_OK) {
             const char *why =
                 code == DEPUTY_ESTALE ? "the permit is too old" : "no unspent clean 2xx probe of this run";

@@ -162,7 +162,7 @@ static void work(uv_work_t *work)
         return;
     case CALL_LOCAL: /* it may have waited long for a thread */
         if (o->gate == DEPUTY_GATE_PROBE &&
-            (revoked || !gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, loop_now_us()))) {
+            (revoked || !gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, gate_now_us()))) {
             struct post *p = new_post(POST_STALE, NULL, 0);
             w->code = p ? post(call, p) : DEPUTY_ENOMEM;
             return;
