@@ -375,7 +375,8 @@ DEPUTY_API int deputy_start(deputy_engine *engine, const deputy_request *request
 /* Asks a run to end; on_end follows with CANCELLED, from the loop. Any thread, any moment; an ended run is no error. */
 DEPUTY_API void deputy_cancel(deputy_engine *engine, deputy_run_id run);
 
-/* The sink of a paused run takes bytes again. They come from the loop, not from inside this call. */
+/* The sink of a paused run takes bytes again. They come from the loop, not from inside this call. From inside the very
+ * on_bytes that is about to answer DEPUTY_PAUSE it counts too. */
 DEPUTY_API void deputy_resume(deputy_engine *engine, deputy_run_id run);
 
 /* What a run is doing: the leg under way that began last, else the one that ended last. Its strings live until the loop

@@ -117,7 +117,7 @@ struct seen {
     size_t len;
     int pause_every; /* > 0: every n-th offer is refused once */
     int answer;      /* what on_bytes answers otherwise */
-    bool paused;
+    bool paused, resume_inside;
     deputy_outcome outcome;
     deputy_failure failure;
     deputy_trace trace[64];
@@ -273,7 +273,9 @@ static int on_bytes(void *user, const void *bytes, size_t len)
     if (s->in_bytes)
         s->in_bytes(s);
     if (s->pause_every && ++s->offers % s->pause_every == 0) {
-        s->paused = true;
+        s->paused = !s->resume_inside;
+        if (s->resume_inside)
+            deputy_resume(s->host->engine, s->run);
         return DEPUTY_PAUSE;
     }
     if (s->answer != DEPUTY_OK)
@@ -747,6 +749,39 @@ static void a_paused_plain_reply(void **state)
         deputy_resume(h->engine, 12345);
     }
     h->seen.pause_every = 0;
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, "{\"from\":\"primary\"}", "primary:ok");
+    host_free(h);
+}
+
+/* The reader's buffer was full and has room again before it has said so. */
+static void a_resume_before_the_pause_is_said(void **state)
+{
+    deputy_options o = {.timeouts = {.total_ms = 3000}};
+    struct host *h = host_new(&o);
+    (void)state;
+    h->seen.resume_inside = true;
+    h->seen.pause_every = 2;
+    deputy_call *call = begin_stream(h, &h->primary, false);
+    bytes_to(call, EVENT("a"));
+    turns(h, 3);
+    assert_int_equal(bytes_to(call, EVENT("b")), DEPUTY_PAUSE);
+    TURN_UNTIL(h, h->primary.resumed > 0);
+    assert_int_equal(bytes_to(call, EVENT("b")), DEPUTY_OK);
+    assert_int_equal(bytes_to(call, STOP DONE), DEPUTY_PAUSE);
+    TURN_UNTIL(h, h->primary.resumed > 1);
+    assert_int_equal(bytes_to(call, STOP DONE), DEPUTY_OK);
+    deputy_reply_end(call);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, EVENT("a") EVENT("b") STOP DONE, "primary:ok");
+    host_free(h);
+
+    h = host_new(&o);
+    h->seen.resume_inside = true;
+    h->primary.conduct = JSON;
+    h->seen.pause_every = 2;
+    h->seen.offers = 1; /* the first one is refused */
+    start(h);
     finish(h);
     expect(&h->seen, DEPUTY_RESULT_OK, 200, "{\"from\":\"primary\"}", "primary:ok");
     host_free(h);
@@ -2237,6 +2272,7 @@ int main(void)
         cmocka_unit_test(a_whole_stream_cut_after_output),
         cmocka_unit_test(pause_and_resume_lose_no_byte),
         cmocka_unit_test(a_paused_plain_reply),
+        cmocka_unit_test(a_resume_before_the_pause_is_said),
         cmocka_unit_test(a_pause_longer_than_the_idle_time),
         cmocka_unit_test(each_wait_of_a_leg),
         cmocka_unit_test(one_deadline_over_all),

@@ -44,16 +44,7 @@ static int on_bytes(struct deputy_call *call, const void *bytes, size_t len)
     struct run *run = call->user;
     if (run->sink_paused || buffer_len(&call->held) > 0 || !run->head_sent)
         return DEPUTY_PAUSE; /* what came earlier goes first */
-    if (!run->sink.on_bytes)
-        return DEPUTY_OK;
-    run->engine->depth++;
-    int code = run->sink.on_bytes(run->sink.user, bytes, len);
-    run->engine->depth--;
-    if (code == DEPUTY_PAUSE)
-        run->sink_paused = true;
-    else if (code != DEPUTY_OK)
-        run_cancel(run);
-    return code;
+    return run_offer(run, bytes, len);
 }
 
 static void on_ended(struct deputy_call *call)

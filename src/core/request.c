@@ -193,7 +193,10 @@ void deputy_resume(deputy_engine *engine, deputy_run_id id)
     if (engine_enter(engine, false, NULL) != DEPUTY_OK)
         return;
     struct run *run = engine_find_run(engine, id);
-    if (!run || !run->sink_paused)
+    if (!run)
+        return;
+    run->resumed = true;
+    if (!run->sink_paused)
         return;
     run->sink_paused = false;
     run_wake(run);

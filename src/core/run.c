@@ -180,6 +180,23 @@ static void finish(struct run *run, deputy_result result)
     free_run(run);
 }
 
+int run_offer(struct run *run, const void *bytes, size_t len)
+{
+    if (!run->sink.on_bytes)
+        return DEPUTY_OK;
+    run->resumed = false;
+    run->engine->depth++;
+    int code = run->sink.on_bytes(run->sink.user, bytes, len);
+    run->engine->depth--;
+    run->budget.now_us = 0;
+    run->sink_paused = code == DEPUTY_PAUSE && !run->resumed;
+    if (code == DEPUTY_PAUSE && run->resumed)
+        run_wake(run);
+    else if (code != DEPUTY_OK && code != DEPUTY_PAUSE)
+        run_cancel(run);
+    return code;
+}
+
 /* Hands on what is held, then lets the rest flow. */
 static void flow(struct run *run)
 {
@@ -196,22 +213,11 @@ static void flow(struct run *run)
     if (run->sink_paused)
         return;
     while (buffer_len(&call->held) > 0) {
-        int code = DEPUTY_OK;
-        if (run->sink.on_bytes) {
-            run->engine->depth++;
-            code = run->sink.on_bytes(run->sink.user, buffer_bytes(&call->held), buffer_len(&call->held));
-            run->engine->depth--;
-            run->budget.now_us = 0;
-        }
-        if (code == DEPUTY_PAUSE) {
-            run->sink_paused = true;
+        int code = run_offer(run, buffer_bytes(&call->held), buffer_len(&call->held));
+        if (code == DEPUTY_PAUSE)
             watch_deadline(run);
+        if (code != DEPUTY_OK)
             return;
-        }
-        if (code != DEPUTY_OK) {
-            run_cancel(run);
-            return;
-        }
         buffer_consume(&call->held, buffer_len(&call->held));
     }
     if (call->live) {

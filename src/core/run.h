@@ -72,6 +72,7 @@ struct run {
     struct deputy_call *chosen; /* whose bytes flow */
     deputy_failure failure;     /* kind NONE: it went well */
     bool head_sent, sink_paused;
+    bool resumed; /* asked for since bytes were last offered to the sink */
     deputy_verdict script_verdict;
 
     deputy_trace *trace;
@@ -145,6 +146,9 @@ void run_step(struct run *run);
 
 /* Puts it on the queue. */
 void run_wake(struct run *run);
+
+/* Offers bytes to the sink, as its on_bytes answers; what that means for the run is done. */
+int run_offer(struct run *run, const void *bytes, size_t len);
 
 /* Asks it to end with CANCELLED. */
 void run_cancel(struct run *run);
