@@ -1444,6 +1444,14 @@ static void test_probe_kinds(void **state)
         DEPUTY_PROBE_PROTOCOL);
     assert_int_equal(probe_reply(">HTTP/1.1 200 OK\r\nContent-Type: a/b, text/html\r\n\r\n", NULL, NULL).kind,
                      DEPUTY_PROBE_PROTOCOL);
+    assert_int_equal(probe_reply(">HTTP/1.1 200 OK\r\nContent-Type: a/b; x=\"y, text/html\r\n\r\n", NULL, NULL).kind,
+                     DEPUTY_PROBE_PROTOCOL);
+    /* what a proxy makes of two fields (RFC 9110 section 5.3) */
+    assert_int_equal(
+        probe_reply(">HTTP/1.1 200 OK\r\nContent-Type: a/b; x=\"y\\\"\", text/html\r\n\r\n", NULL, NULL).kind,
+        DEPUTY_PROBE_PROTOCOL);
+    assert_int_equal(probe_reply(">HTTP/1.1 200 OK\r\nContent-Type: a/b; x=\"y, \\\", z\"\r\n\r\n", NULL, NULL).kind,
+                     DEPUTY_PROBE_OK);
     deputy_probe_answer answer = probe_reply(">HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", NULL, NULL);
     assert_int_equal(answer.kind, DEPUTY_PROBE_OK);
     assert_int_equal(answer.status, 200);

@@ -28,6 +28,22 @@ static void read_type(const char *value, char *out, size_t size)
     out[n] = '\0';
 }
 
+/* A comma that no quoted parameter holds: two fields that were joined on the way. So may be what follows a quote that
+ * never ends. */
+static bool is_list(const char *value)
+{
+    bool quoted = false;
+    for (const char *c = value; *c; c++) {
+        if (*c == '"')
+            quoted = !quoted;
+        else if (quoted && *c == '\\' && c[1])
+            c++;
+        else if (!quoted && *c == ',')
+            return true;
+    }
+    return quoted;
+}
+
 /* Two types in one reply: which one counts is anybody's guess, and a page must not pass as something else. */
 static void on_head(void *user, int status, const deputy_header *headers, size_t n)
 {
@@ -38,7 +54,8 @@ static void on_head(void *user, int status, const deputy_header *headers, size_t
         if (strcasecmp(headers[i].name, "Content-Type") != 0)
             continue;
         read_type(headers[i].value, type, sizeof type);
-        if (strchr(type, ',') || (probe->answer.content_type[0] && strcmp(probe->answer.content_type, type) != 0))
+        if (strchr(type, ',') || is_list(headers[i].value) ||
+            (probe->answer.content_type[0] && strcmp(probe->answer.content_type, type) != 0))
             probe->two_types = true;
         memcpy(probe->answer.content_type, type, sizeof type);
     }
