@@ -218,7 +218,7 @@ describe("a router with a probe function", function()
     local function fails_over(value) return (pcall(router.run, router, "claude", fails(value), type)) end
     local down = {
       "a string", {}, { status = 503 }, { status = 429 }, { kind = "connect" },
-      { kind = "timeout", code = "first_byte" },
+      { kind = "timeout", code = "first_byte" }, { kind = "status" },
       { kind = "status", status = 500 }, { status = "503" }, { kind = "unheard of" }, { status = 503.5 },
     }
     for i, value in ipairs(down) do assert.is_true(fails_over(value), i) end

@@ -243,7 +243,8 @@ int reply_take_fail(struct deputy_call *call, const deputy_failure *failure)
         failed(call, DEPUTY_FAILURE_ERROR, "provider", "failed without saying why");
     if (!failure || call->failure.retry_after_ms == 0)
         call->failure.retry_after_ms = wait;
-    if (call->failure.kind == DEPUTY_FAILURE_NONE)
+    bool says_nothing = call->failure.kind == DEPUTY_FAILURE_STATUS && call->failure.status == 0;
+    if (call->failure.kind == DEPUTY_FAILURE_NONE || says_nothing) /* a status that is none is no word to scripts */
         call->failure.kind = DEPUTY_FAILURE_ERROR;
     if (call->flowing)
         end_flow(call);
