@@ -2,6 +2,7 @@
  * makes when it first needs one. */
 #include "deputy/provider.h"
 
+#include "base/error.h"
 #include "lua/lua_host.h"
 
 #include <string.h>
@@ -90,11 +91,14 @@ static int complete(lua_State *L)
         deputy_reply_clear(reply);
         return 1;
     }
-    if (code != DEPUTY_EFAILED && code != DEPUTY_ECANCELED)
+    bool over_limit = code == DEPUTY_ELIMIT;
+    if (code != DEPUTY_EFAILED && code != DEPUTY_ECANCELED && !over_limit)
         return luaL_error(L, "%s", error.message);
+    deputy_failure limit;
+    failure_set(&limit, DEPUTY_FAILURE_LIMIT, 0, "", "%s", error.message);
     lua_pushnil(L);
-    failure_push(L, reply->outcome.failure);
-    if (reply->status)
+    failure_push(L, over_limit ? &limit : reply->outcome.failure);
+    if (reply->status && !over_limit)
         reply_push(L, reply);
     else
         lua_pushnil(L);
