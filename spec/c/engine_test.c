@@ -685,6 +685,24 @@ static void a_whole_stream_cut_after_output(void **state)
     host_free(h);
 }
 
+/* What it had under way goes with it: nobody will take the answer, and the primary may be long about its own. */
+static void a_script_that_fails_beside_a_stand_in(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    load_route(h, "return run:first{\n"
+                  "  function() run:probe() return run:complete('local') end,\n"
+                  "  function() run:sleep(1) error('oops') end }");
+    start(h);
+    until_asked(h, &h->primary, 1);
+    assert_int_equal(h->local.asked, 1);
+    assert_int_equal(h->local.cancelled, 1);
+    deputy_reply_fail(h->primary.call, &h->primary.failure);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_FAILED, 0, "", "probe:ok local:cancelled policy:script_failed primary:connect");
+    host_free(h);
+}
+
 static void offer(struct host *h, deputy_call *call, const char *bytes, size_t len)
 {
     int resumed = h->primary.resumed;
@@ -2272,6 +2290,7 @@ int main(void)
         cmocka_unit_test(a_whole_stream_cut_after_output),
         cmocka_unit_test(pause_and_resume_lose_no_byte),
         cmocka_unit_test(a_paused_plain_reply),
+        cmocka_unit_test(a_script_that_fails_beside_a_stand_in),
         cmocka_unit_test(a_resume_before_the_pause_is_said),
         cmocka_unit_test(a_pause_longer_than_the_idle_time),
         cmocka_unit_test(each_wait_of_a_leg),

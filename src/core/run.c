@@ -50,18 +50,30 @@ static void watch_deadline(struct run *run)
 
 /* ---- the end ---------------------------------------------------------------------------------------------------- */
 
+static void stop_leg(struct run *run, struct deputy_call *call)
+{
+    bool open = call->live || call->stale;
+    call_withdraw(call);
+    if (open && call->state == CALL_OPEN)
+        trace_end(run, call->trace, call->status, "cancelled", DEPUTY_UNREACHABLE);
+    call_stop(call);
+}
+
 static void stop_legs(struct run *run, const struct deputy_call *but)
 {
     struct deputy_call *call;
-    LL_FOREACH (run->calls, call) {
-        bool open = call->live || call->stale;
-        if (call == but)
-            continue;
-        call_withdraw(call);
-        if (open && call->state == CALL_OPEN)
-            trace_end(run, call->trace, call->status, "cancelled", DEPUTY_UNREACHABLE);
-        call_stop(call);
-    }
+    LL_FOREACH (run->calls, call)
+        if (call != but)
+            stop_leg(run, call);
+    ask_stop(run);
+}
+
+static void stop_stand_ins(struct run *run)
+{
+    struct deputy_call *call;
+    LL_FOREACH (run->calls, call)
+        if (call->purpose == CALL_LOCAL)
+            stop_leg(run, call);
     ask_stop(run);
 }
 
@@ -291,6 +303,7 @@ static void fall_back(struct run *run)
         accept_reply(run, good);
         return;
     }
+    stop_stand_ins(run);
     struct deputy_call *last = last_primary(run);
     if (!last)
         last = run_primary(run, 0, &run->failure);
