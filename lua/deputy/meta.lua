@@ -286,7 +286,8 @@ function log(level, text) end
 ---@param value any
 function print(value) end -- luacheck: ignore 121
 
---- A clock that only goes forward, in seconds; os.clock is the time computed. Their difference counts, not their value.
+--- A clock that only goes forward, also while the machine sleeps, in seconds; os.clock is the time computed. Their
+--- difference counts, not their value.
 ---@return number
 function now() end
 

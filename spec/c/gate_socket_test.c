@@ -645,6 +645,35 @@ static void the_lid_is_closed_while_it_waits_for_its_turn(void **state)
     deputy_engine_free(engine);
 }
 
+static int keep_counter(void *user, const char *name, double value)
+{
+    (void)name;
+    *(double *)user = value;
+    return 0;
+}
+
+/* A script that remembers a yes does so for as long as it says, by its own clock. */
+static void a_script_sees_that_the_lid_was_closed(void **state)
+{
+    static const char policy[] = "local before\n" ROUTE("    local answer\n"
+                                                        "    local left = run.deadline - now()\n"
+                                                        "    if before then count('passed', now() - before) end\n"
+                                                        "    if left < 4 or left > 5 then count('passed', 1e6) end\n"
+                                                        "    before = now()\n");
+    struct ended ended[2] = {{0}};
+    double passed = 0;
+    (void)state;
+    deputy_engine *engine = make_engine_with(policy, 0, 80);
+    for (int i = 0; i < 2; i++) {
+        start(engine, "ok", &ended[i]);
+        turn_until(engine, &ended[i].n);
+        atomic_fetch_add(&slept_s, 3600);
+    }
+    deputy_list_counters(engine, keep_counter, &passed);
+    assert_true(passed >= 3600 && passed < 3700);
+    deputy_engine_free(engine);
+}
+
 /* ---- a connection that comes late ------------------------------------------------------------------------------- */
 
 enum { FILLERS = 4 };
@@ -760,6 +789,7 @@ int main(void)
         cmocka_unit_test(a_renewal_whose_yes_comes_after_a_newer_no),
         cmocka_unit_test(a_renewal_is_good_for_one_dispatch),
         cmocka_unit_test(the_lid_is_closed_while_it_waits_for_its_turn),
+        cmocka_unit_test(a_script_sees_that_the_lid_was_closed),
     };
     static struct CMUnitTest tests[PLAYS * ANSWERS + sizeof(more) / sizeof(more[0])];
     for (size_t i = 0; i < PLAYS * ANSWERS; i++) {

@@ -1,6 +1,7 @@
 #include "lua/lua_globals.h"
 
 #include "core/engine.h"
+#include "core/gate.h"
 #include "lua/lua_embedded.h"
 #include "lua/lua_sandbox.h"
 
@@ -10,9 +11,10 @@
 /* ---- clocks, chance, counters -------------------------------------------------------------------------------------
  */
 
+/* The gate's clock: a script that remembers a yes for a while must not remember it over a sleep of the machine. */
 static int script_now(lua_State *L)
 {
-    lua_pushnumber(L, (lua_Number)loop_now_us() / 1e6);
+    lua_pushnumber(L, (lua_Number)gate_now_us() / 1e6);
     return 1;
 }
 

@@ -232,8 +232,8 @@ static int index_run(lua_State *L)
         lua_pushinteger(L, (lua_Integer)h->run->id);
     else if (strcmp(name, "caller") == 0 && run_caller(h->run, caller))
         lua_pushstring(L, caller);
-    else if (strcmp(name, "deadline") == 0)
-        lua_pushnumber(L, (lua_Number)(h->run->start_us + h->run->total_us) / 1e6);
+    else if (strcmp(name, "deadline") == 0) /* on the clock that the script sees */
+        lua_pushnumber(L, (lua_Number)(h->run->start_us + h->run->total_us + gate_now_us() - loop_now_us()) / 1e6);
     else if (strcmp(name, "gate") == 0)
         lua_pushstring(L, h->run->engine->options.gate == DEPUTY_GATE_POLICY ? "policy" : "probe");
     else if (strcmp(name, "attempt") == 0)
