@@ -270,6 +270,46 @@ describe("The central's store", function()
       assert.matches("no such file", why.message)
     end)
 
+    -- As somebody does who restores a backup under a running central.
+    local function replace(c, path)
+      assert(os.remove(path_of(c.url)))
+      for _, suffix in ipairs{ "-wal", "-shm" } do os.remove(path_of(c.url) .. suffix) end
+      if path then assert(os.rename(path, path_of(c.url))) end
+    end
+
+    it("goes over to the file that was put in its place, within a second and before any change", function()
+      local c = databases.central("sqlite")
+      c:llm("claude")
+      local alice, path = c:user("alice"), tmp.dir() .. "/copy.db"
+      c:grant{ user = "alice", role = "view", llm = "claude" }
+      assert.is_true(c.service:backup(c.me, path))
+      assert.equal(200, c:ask("HEAD", "/api/v1/llms/claude", alice).status)
+      replace(c, path)
+      local other = databases.central(c.url, { shared = true })
+      other:revoke{ user = "alice", role = "view", llm = "claude" }
+      c.app:tick()
+      assert.equal(403, c:ask("HEAD", "/api/v1/llms/claude", alice).status)
+      assert.matches("central.db was removed or replaced", table.concat(c.logged, "\n"), 1, true)
+
+      assert.is_true(c.service:backup(c.me, path))
+      replace(c, path)
+      assert.equal(201, c:ask("POST", "/api/v1/users", c.admin, { name = "bob" }).status)
+      other.app:tick()
+      assert.equal(200, other:ask("GET", "/api/v1/users/bob", c.admin).status)
+    end)
+
+    it("answers 503 after its file was removed, and makes no empty one", function()
+      local c = databases.central("sqlite")
+      c:llm("claude")
+      assert.equal(200, c:ask("HEAD", "/api/v1/llms/claude", c.admin).status)
+      replace(c)
+      c.app:tick()
+      assert.equal(503, c:ask("HEAD", "/api/v1/llms/claude", c.admin).status)
+      assert.equal("database_unavailable", c:code("DELETE", "/api/v1/llms/claude", c.admin))
+      assert.is_nil(c.app:ready())
+      assert.is_nil(lfs.attributes(path_of(c.url)))
+    end)
+
     it("answers 503 while another process keeps the file to itself, and then goes on", function()
       local c = databases.central("sqlite")
       local other = assert(store.open{ db = c.url })

@@ -126,6 +126,10 @@ function postgres.connect(target, timeout_ms)
   return connection, nil, new_socket(before)
 end
 
+function postgres.moved()
+  return nil
+end
+
 function postgres.claim()
   return true
 end

@@ -50,20 +50,35 @@ end
 -- To close any descriptor of a file is to lose all the process's locks on it. A file that is there may be in use by
 -- another connection of this process, so it is not opened here: without its lock, the next process that closed the
 -- database would take the WAL away, with all that was committed since.
-local function find_or_create(file)
-  if not uv.fs_stat(file) then return create(file) end
-  local ok, why = uv.fs_access(file, "RW")
+-- A file that was in use is never made anew: an empty one would be no database of anybody's.
+local function find_or_create(target)
+  if not target.identity and not uv.fs_stat(target.file) then return create(target.file) end
+  local ok, why = uv.fs_access(target.file, "RW")
   return ok, why and reason(why)
 end
 
+local function identity(file)
+  local found = uv.fs_stat(file)
+  return found and ("%d:%d"):format(found.dev, found.ino) or "none"
+end
+
+-- Looked at before it is opened: should another take its place in between, moved() tells.
 function sqlite.connect(target)
-  local ok, why = find_or_create(target.file)
+  local ok, why = find_or_create(target)
   if not ok then return nil, ("cannot open %s: %s"):format(target.file, why) end
+  target.identity = identity(target.file)
   local connection
   ok, connection, why = pcall(DBI.Connect, "SQLite3", target.file)
   if not ok or not connection then return nil, ("cannot open %s: %s"):format(target.file, ok and why or connection) end
   connection:autocommit(true)
   return connection
+end
+
+-- Says so when the file was removed or another put in its place: what is open has no name any more, and nobody else's
+-- changes reach it.
+function sqlite.moved(target)
+  if identity(target.file) == target.identity then return nil end
+  return target.file .. " was removed or replaced"
 end
 
 -- Refuses a database that another program made; claims an empty one.

@@ -148,6 +148,7 @@ end
 -- Once a second; short.
 function Service:tick()
   local now = self.clock.elapsed()
+  self.database:check_place()
   quietly(self, "audit", self.audit.flush, self.audit)
   if now - self.flushed_at >= FLUSH_USES_S then
     self.flushed_at = now

@@ -9,6 +9,7 @@
 --   database:note(fn)           the same for what no decision depends on: generation() stays as it is
 --   database:generation()       two numbers; when neither differs from those of an earlier call, nobody has committed
 --                               anything in between, in no process. nil where the database cannot tell
+--   database:check_place()      notices a file that was removed or replaced; before each change, and once a second
 --   database:backup(path), database:close()
 --   store.is_error(value)       whether a raised value is one of this module's:
 --                               { kind = "busy" | "lost" | "failed", message = "..." }
@@ -210,6 +211,7 @@ end
 
 local function transact(self, fn)
   assert(not self.in_transaction, "transactions do not nest")
+  self:check_place()
   for i, sql in ipairs(self.dialect.BEGIN) do
     local ok, failure = pcall(self.one, self, sql)
     if not ok then
@@ -252,6 +254,14 @@ end
 -- A copy of the whole database at path, which must not exist; true, or nil and why.
 function Store:backup(path)
   return self.dialect.backup(self, path)
+end
+
+-- Lets go of a file that is not the database any more; the next call opens what is in its place.
+function Store:check_place()
+  local why = self.connection and self.dialect.moved(self.target)
+  if not why then return end
+  self.log("error", why)
+  self:drop()
 end
 
 -- Notices a connection that died while nobody used it, so that no request has to.
