@@ -179,6 +179,42 @@ describe("A request to the central", function()
     end
   end)
 
+  it("is not carried out when its query says what nobody understands", function()
+    local c = databases.central("sqlite")
+    local llm = c:llm("claude")
+    local alice = c:user("alice")
+    local binding = c:grant{ user = "alice", role = "run" }
+    local function refused(method, target, body)
+      for query, pattern in pairs{ ["dryRun=true"] = "dryRun: not a known key", ["foce=true"] = "foce: not a known key",
+        ["%zz"] = "escape", ["force=true&force=true"] = "twice" } do
+        local asked = target .. (target:find("?", 1, true) and "&" or "?") .. query
+        local reply = c:ask(method, asked, c.admin, body)
+        assert.equal(400, reply.status, method .. " " .. asked)
+        assert.matches(pattern, reply.json.error.message)
+        assert.equal(403, c:ask(method, asked, alice, body).status, method .. " " .. asked)
+        assert.equal(401, c:ask(method, asked, nil, body).status)
+      end
+    end
+    refused("DELETE", "/api/v1/llms/claude")
+    refused("PUT", "/api/v1/llms/claude", { name = "other" })
+    refused("POST", "/api/v1/llms", { name = "new", url = "http://h" })
+    refused("POST", "/api/v1/llms/claude/pause")
+    refused("GET", "/api/v1/users/alice")
+    refused("POST", "/api/v1/users", { name = "bob" })
+    refused("DELETE", "/api/v1/users/alice")
+    refused("POST", "/api/v1/tokens", { user = "alice" })
+    refused("POST", "/api/v1/bindings", { user = "alice", role = "view" })
+    refused("DELETE", "/api/v1/bindings?user=alice&role=run")
+    refused("DELETE", "/api/v1/bindings/" .. binding.id)
+    assert.equal(400, c:ask("GET", "/api/v1/whoami?x=1", alice).status)
+    assert.same(llm, c:ask("GET", "/api/v1/llms/claude", c.admin).json)
+    for path, count in pairs{ llms = 1, users = 2, tokens = 2, bindings = 2 } do
+      assert.equal(count, #c:ask("GET", "/api/v1/" .. path, c.admin).json.data, path)
+    end
+    assert.equal(200, c:ask("DELETE", "/api/v1/bindings?user=alice&role=run&force=false", c.admin).status)
+    assert.equal(200, c:ask("DELETE", "/api/v1/users/alice?force=false", c.admin).status)
+  end)
+
   for _, kind in ipairs(databases.KINDS) do
     it("may be whatever it is: it never fails inside, on " .. kind, function()
       local c = databases.central(kind)
@@ -193,6 +229,7 @@ describe("A request to the central", function()
       local pieces = {
         "/", "?", "?limit=", "?after=", "?before=", "?user=", "?llm=", "&role=view", "%", "%00", "%2F", "..", "\xff",
         "-1", "9999999999999999999", "1e9", "0x10", "'", "claude", ("a"):rep(24), ("x"):rep(200), "=", "+",
+        "?force=true",
       }
       local bodies = {
         "", "{", "{}", "[]", "null", "1", '"x"', '{"name":null}', '{"name":1}', '{"name":{}}', '{"name":["a"]}',
@@ -203,7 +240,7 @@ describe("A request to the central", function()
         '{"a":' .. ("["):rep(50) .. ("]"):rep(50) .. "}", '{"user":"alice","role":"view"}', '{"user":"alice"}',
       }
       local seen = {}
-      for _ = 1, 3000 do
+      for _ = 1, 10000 do
         local target = "/api/v1/" .. any(paths)
         for _ = 1, math.random(0, 2) do target = target .. any(pieces) end
         local method = any{ "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH" }

@@ -1,7 +1,7 @@
 -- What the operations of service.lua have in common; the files operations_*.lua are they, by subject.
 --
 --   operations.define(name, action, function(self, actor, ...) end)     becomes operations.methods[name]
---   operations.change(self, permit, act), operations.change_rights(self, actor, permit, act)
+--   operations.change(self, actor, permit, act), operations.change_rights(self, actor, permit, act)
 --   operations.list_options(options, more), operations.page(rows, limit, view, cursor)     lists
 --   operations.key_problem(key)                                         for a name or an id that is none
 --   operations.failed(self, name, failure)                              the problem for an error, which the log gets
@@ -61,10 +61,12 @@ function operations.define(name, action, fn)
   end
 end
 
--- permit(): caller or nil and a problem; act(caller): the result or nil and a problem.
-function operations.change(self, permit, act)
+-- permit(): caller or nil and a problem; act(caller): the result or nil and a problem. actor.wrong: a problem with how
+-- he asked, told after he turned out to be somebody who may.
+function operations.change(self, actor, permit, act)
   local caller, why = permit()
   if not caller then return nil, why end
+  if actor.wrong then return nil, actor.wrong end
   return self.database:transaction(function()
     caller, why = permit()
     if not caller then return nil, why end
@@ -74,7 +76,7 @@ end
 
 -- A change that may leave nobody who is admin of all LLMs: then it is undone, unless it is forced.
 function operations.change_rights(self, actor, permit, act)
-  return operations.change(self, permit, function(caller)
+  return operations.change(self, actor, permit, function(caller)
     local now = self.clock.text()
     local guarded = not actor.force and bindings.has_admin(self.database, now)
     local result, why = act(caller)

@@ -40,7 +40,7 @@ local function may_place_key(self, actor, caller, input)
 end
 
 operations.define("create_llm", "llm.create", function(self, actor, input)
-  return operations.change(self, function()
+  return operations.change(self, actor, function()
     local caller, why = permits.allow(self, actor, "create")
     if not caller then return nil, why end
     return may_place_key(self, actor, caller, input)
@@ -53,7 +53,7 @@ operations.define("create_llm", "llm.create", function(self, actor, input)
 end)
 
 operations.define("update_llm", "llm.edit", function(self, actor, key, input)
-  return operations.change(self, function()
+  return operations.change(self, actor, function()
     local caller, why = permits.allow_on(self, actor, "edit", key)
     if not caller then return nil, why end
     return may_place_key(self, actor, caller, input)
@@ -66,7 +66,9 @@ operations.define("update_llm", "llm.edit", function(self, actor, key, input)
 end)
 
 operations.define("delete_llm", "llm.delete", function(self, actor, key)
-  return operations.change(self, function() return permits.allow_on(self, actor, "delete", key) end, function(caller)
+  return operations.change(self, actor, function()
+    return permits.allow_on(self, actor, "delete", key)
+  end, function(caller)
     llms.delete(self.database, caller.llm)
     self.audit:done(actor, "llm.delete", llms.target(caller.llm))
     return llms.view(caller.llm, rbac.allows(caller.rights, "edit"))

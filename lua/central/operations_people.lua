@@ -43,7 +43,7 @@ local function define_subject(word, list_kind)
   end)
 
   operations.define("create_" .. word, word .. ".create", function(self, actor, input)
-    return operations.change(self, permits.as_admin(self, actor), function()
+    return operations.change(self, actor, permits.as_admin(self, actor), function()
       local row, why = subjects.create(self.database, word, input, self.clock.text())
       if not row then return nil, why end
       self.audit:done(actor, word .. ".create", subjects.target(row))

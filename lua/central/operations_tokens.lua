@@ -27,7 +27,7 @@ operations.define("list_tokens", "token.list", function(self, actor, options)
 end)
 
 operations.define("create_token", "token.create", function(self, actor, input)
-  return operations.change(self, permits.as_admin(self, actor), function()
+  return operations.change(self, actor, permits.as_admin(self, actor), function()
     local values, why = tokens.read(input, self.clock.now())
     if not values then return nil, why end
     local user

@@ -13,14 +13,20 @@ local routes = {}
 
 -- ---- handlers ------------------------------------------------------------------------------------------------------
 
--- A handler that calls service:NAME(actor, ...) with what arguments() makes of the request.
-local function operation(name, status, arguments)
+local FORCE = { force = { kind = "text", max = 8 } }
+
+-- A handler that calls service:NAME(actor, ...) with what arguments() makes of the request. is_asked: they are what the
+-- query says.
+local function operation(name, status, arguments, is_asked)
   return function(app, request, query, a, b)
     local actor, refusal = app:actor(request, operations.ACTIONS[name])
     if not actor then return refusal end
-    actor.force = requests.query(query).force == "true"
+    local asked = requests.query(query)
+    actor.force = asked.force == "true"
+    if not is_asked then actor.wrong = select(2, fields.read(FORCE, asked)) end
     local service = app.service
     local result, why = service[name](service, actor, arguments(request, query, a, b))
+    if result ~= nil and actor.wrong then result, why = nil, actor.wrong end
     local reply
     if result == nil then
       reply = replies.problem(why)
@@ -48,7 +54,7 @@ local function no_arguments() end
 local function from_query(_, query) return requests.query(query) end
 local function binding_of_query(_, query)
   local values = requests.query(query)
-  if values.force == "true" then values.force = nil end
+  values.force = nil
   return values
 end
 local function from_body(request) return requests.body(request) end
@@ -126,7 +132,7 @@ local PATHS = {
   ["/api/v1/tokens/:"] = { DELETE = operation("revoke_token", 200, by_key) },
   ["/api/v1/bindings"] = {
     GET = list("list_bindings", from_query), POST = operation("grant", 201, from_body),
-    DELETE = operation("revoke", 200, binding_of_query),
+    DELETE = operation("revoke", 200, binding_of_query, true),
   },
   ["/api/v1/bindings/:"] = { DELETE = operation("delete_binding", 200, by_key) },
   ["/api/v1/audit"] = { GET = list("list_audit", from_query) },

@@ -109,7 +109,7 @@ operations.define("list_audit", "audit.list", function(self, actor, options)
 end)
 
 operations.define("init", "init", function(self, actor, input)
-  return operations.change(self, permits.as_admin(self, actor), function()
+  return operations.change(self, actor, permits.as_admin(self, actor), function()
     if bindings.any_admin(self.database) then
       return nil, problem(409, "already_done", "this database has an admin already; whoever holds the database itself "
         .. "can make another token: deputy central token create --user NAME")
