@@ -160,6 +160,13 @@ describe("A request to the central", function()
     refused(400, "invalid_request", "limit: .*1 to 1000", "GET", "/api/v1/llms?limit=1001", c.admin)
     refused(400, "invalid_request", 'lmit: .*"limit"', "GET", "/api/v1/llms?lmit=1", c.admin)
     refused(400, "invalid_request", "twice", "GET", "/api/v1/llms?limit=1&limit=2", c.admin)
+    for _, name in ipairs{ "role", "rol\\u0065" } do
+      refused(400, "invalid_request", "a name stands twice in the body", "POST", "/api/v1/bindings", c.admin,
+        ('{"user":"root","role":"view","%s":"admin"}'):format(name))
+    end
+    refused(400, "invalid_request", "user: expected", "POST", "/api/v1/bindings", c.admin,
+      '{"role":"view","user":{"a":1,"a":2}}')
+    assert.equal(201, c:ask("POST", "/api/v1/users", c.admin, '{"name":"\\"a\\\\:\\u003a\\\\","kind":null}').status)
     refused(404, "not_found", "nothing is served", "GET", "/api/v2/llms", c.admin)
     refused(404, "not_found", "nothing is served", "GET", "*", c.admin)
     local reply = c.app:handle{
