@@ -88,6 +88,34 @@ for _, kind in ipairs(databases.KINDS) do
       assert.is_truthy(used)
     end)
 
+    it("holds nobody up for long while it writes down what happened in a database far away", function()
+      local far = databases.central(kind)
+      local database, run = far.service.database, far.service.database.run
+      for i = 1, 60 do assert.equal(200, far:ask("GET", "/api/v1/whoami", far:user("user" .. i)).status) end
+      for i = 1, 60 do assert.equal(403, far:ask("GET", "/api/v1/llms/claude" .. i, far:token("user1")).status) end
+      far.app:tick()
+      for i = 1, 60 do assert.equal(403, far:ask("GET", "/api/v1/llms/opus" .. i, far:token("user2")).status) end
+      database.run = function(...)
+        far.clock.now = far.clock.now + 0.01
+        return run(...)
+      end
+      local longest = 0
+      local function timed(fn)
+        local began = far.clock.now
+        fn()
+        longest = math.max(longest, far.clock.now - began)
+      end
+      assert.equal(200, far:ask("GET", "/api/v1/audit?limit=1", far.admin).status)
+      for _ = 1, 20 do
+        far.clock.now = far.clock.now + 30
+        timed(function() far.app:tick() end)
+      end
+      timed(function() far:ask("GET", "/api/v1/audit?limit=1", far.admin) end)
+      assert.is_true(longest <= 0.5, tostring(longest))
+      assert.same({ 120 }, database:one("SELECT count(*) FROM audit WHERE outcome = 'refused' AND action = 'llm.view'"))
+      assert.same({ 181 }, database:one("SELECT count(*) FROM tokens WHERE last_used_at IS NOT NULL"))
+    end)
+
     it("holds nobody up for long while another process has the writers' lock, however many want to write", function()
       c:llm("claude")
       local other = assert(require("central.store").open{ db = c.url })

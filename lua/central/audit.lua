@@ -19,6 +19,8 @@ audits.PER_SECOND = 10
 audits.BURST = 100
 audits.MAX_WAITING = 256
 audits.REPEAT_S = 60
+-- Everybody waits while it writes: what a database far away does not take within this waits for the next time.
+audits.FLUSH_S = 0.2
 
 -- By time and then by number: a refusal is written later than it happened. To go on before a number is to go on before
 -- the entry that has it, or else the nearest one below.
@@ -123,8 +125,13 @@ function Audit:flush(everything)
   local due, rest = self:due(now, everything)
   local others = self.others
   if #due == 0 and (others == 0 or self.budget < 1) then return end
+  local written = 0
   self.database:note(function()
-    for _, key in ipairs(due) do self:insert(self.waiting[key]) end
+    for _, key in ipairs(due) do
+      if self.clock.elapsed() - now > audits.FLUSH_S then break end
+      self:insert(self.waiting[key])
+      written = written + 1
+    end
     if others > 0 then
       self:insert{
         at = self.clock.text(), action = "others", outcome = "refused", times = math.min(others, MAX_TIMES),
@@ -134,8 +141,9 @@ function Audit:flush(everything)
     return true
   end)
   -- Only now: when the database failed, all of it still waits.
-  for _, key in ipairs(due) do self.waiting[key], self.recent[key] = nil, now end
-  self.order, self.others = rest, self.others - others
+  for i = 1, written do self.waiting[due[i]], self.recent[due[i]] = nil, now end
+  local left = table.move(due, written + 1, #due, 1, {})
+  self.order, self.others = table.move(rest, 1, #rest, #left + 1, left), self.others - others
 end
 
 local function entry(row)

@@ -25,6 +25,8 @@ Auth.__index = Auth
 -- More tokens than these between two flushes are not noted: their next use is.
 local MAX_NOTED = 10000
 local FLUSH_AT_ONCE = 1000
+-- Everybody waits for it: a database far away gets fewer at once.
+local FLUSH_S = 0.2
 
 -- The sums are the caller's own bindings for all LLMs, those for this one, and those of the groups. Each binding is one
 -- bit, and in one scope a subject has it once, so that a sum of different ones is all of them together (rbac.lua).
@@ -185,9 +187,11 @@ end
 function Auth:flush()
   if self.noted == 0 then return end
   local database, used, written = self.database, self.used, {}
+  local elapsed = self.clock.elapsed
+  local began = elapsed()
   database:note(function()
     for token_id, at in pairs(used) do
-      if #written >= FLUSH_AT_ONCE then break end
+      if #written >= FLUSH_AT_ONCE or elapsed() - began > FLUSH_S then break end
       database:run(SQL.touch, at, token_id, at)
       written[#written + 1] = token_id
     end
