@@ -302,15 +302,16 @@ describe("A request to the central", function()
       assert.same(shape, { reply.endpoint, reply.dialect })
       assert.equal("runner", reply.user)
       assert.same({
-        key = llm.id .. "@1", name = "claude", llm = llm.id, type = "openai", url = "https://h.example/v1",
+        key = llm.id .. "@1@" .. llm.updatedAt, name = "claude", llm = llm.id, type = "openai",
+        url = "https://h.example/v1",
         model = "upstream", api_key_file = "/run/key",
       }, reply.forward)
       assert.equal(403, c:ask("POST", target, viewer, "{}", "claude").status)
     end
     assert.equal(400, c:ask("POST", "/v1/chat/completions", runner, "{}").status)
-    c:service_as_admin("update_llm", "claude", { apiKeyEnv = "K" })
+    local updated = c:service_as_admin("update_llm", "claude", { apiKeyEnv = "K" }).updatedAt
     local forward = c:ask("POST", "/v1/chat/completions", runner, "{}", llm.id).forward
-    assert.equal(llm.id .. "@2", forward.key)
+    assert.equal(llm.id .. "@2@" .. updated, forward.key)
     assert.same({ "K", nil }, { forward.api_key_env, forward.api_key_file })
   end)
 end)

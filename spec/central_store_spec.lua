@@ -298,6 +298,22 @@ describe("The central's store", function()
       assert.equal(200, other:ask("GET", "/api/v1/users/bob", c.admin).status)
     end)
 
+    it("tells what an LLM was before its file was restored from what it became since", function()
+      local c = databases.central("sqlite")
+      c:llm("claude")
+      local path, keys = tmp.dir() .. "/copy.db", {}
+      assert.is_true(c.service:backup(c.me, path))
+      for i, url in ipairs{ "http://old.example/v1", "http://new.example/v1" } do
+        c.clock.now = c.clock.now + 1
+        assert.equal(200, c:ask("PUT", "/api/v1/llms/claude", c.admin, { url = url }).status)
+        local forward = c:ask("POST", "/api/v1/llms/claude/infer", c.admin, "{}").forward
+        assert.equal(url, forward.url)
+        keys[i] = forward.key
+        if i == 1 then replace(c, path) end
+      end
+      assert.are_not.equal(keys[1], keys[2])
+    end)
+
     it("answers 503 after its file was removed, and makes no empty one", function()
       local c = databases.central("sqlite")
       c:llm("claude")

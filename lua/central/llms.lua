@@ -123,11 +123,12 @@ function llms.model(row)
   return llms.model_of{ name = row[AT.name], createdAt = row[AT.createdAt] }
 end
 
--- Where inference goes. key differs after every change.
+-- Where inference goes. key differs after every change, also of a database that was restored: its revisions come again.
 function llms.upstream(row)
   return {
-    key = row[AT.id] .. "@" .. row[AT.revision], name = row[AT.name], llm = row[AT.id], type = row[AT.type],
-    url = row[AT.url], model = row[AT.model], api_key_env = row[AT.apiKeyEnv], api_key_file = row[AT.apiKeyFile],
+    key = ("%s@%d@%s"):format(row[AT.id], row[AT.revision], row[AT.updatedAt]),
+    name = row[AT.name], llm = row[AT.id], type = row[AT.type], url = row[AT.url], model = row[AT.model],
+    api_key_env = row[AT.apiKeyEnv], api_key_file = row[AT.apiKeyFile],
   }
 end
 
