@@ -77,6 +77,20 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal(3, #c:ask("GET", "/api/v1/tokens", c.admin).json.data)
     end)
 
+    it("are bounded for each user, and those that ended make room", function()
+      local c = databases.central(kind)
+      c:user("alice")
+      tokens.MAX_PER_USER = 4
+      finally(function() tokens.MAX_PER_USER = 1000 end)
+      local function code() return c:code("POST", "/api/v1/tokens", c.admin, { user = "alice", expiresIn = 10 }) end
+      for _ = 1, 3 do assert.is_nil(code()) end
+      assert.equal("too_many", code())
+      c.clock.now = c.clock.now + 10
+      for _ = 1, 3 do assert.is_nil(code()) end
+      assert.equal("too_many", code())
+      assert.equal(4, #c:ask("GET", "/api/v1/tokens?user=alice", c.admin).json.data)
+    end)
+
     it("have their last use written down, in batches", function()
       local c = databases.central(kind)
       local alice = c:user("alice")

@@ -78,6 +78,7 @@ local SQL = {
   count = "SELECT count(*) FROM tokens WHERE user_id = ? AND revoked_at IS NULL",
   -- Room for new ones: what was revoked is in the audit log.
   clean = "DELETE FROM tokens WHERE user_id = ? AND revoked_at IS NOT NULL AND revoked_at < ?",
+  clean_expired = "DELETE FROM tokens WHERE user_id = ? AND expires_at <= ?",
   insert = "INSERT INTO tokens (id, user_id, name, hash, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
   revoke = "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
 }
@@ -106,11 +107,18 @@ function tokens.read(input, now)
   return { user = values.user, name = values.name or "", expires_at = expires_at }
 end
 
+-- Whether the user has room for one more. Expired ones are kept, so that their holders hear why, until it is needed.
+local function has_room(database, user_id, now)
+  if database:one(SQL.count, user_id)[1] < tokens.MAX_PER_USER then return true end
+  return database:run(SQL.clean_expired, user_id, clocks.text(now)) > 0
+    and database:one(SQL.count, user_id)[1] < tokens.MAX_PER_USER
+end
+
 -- The row, and the token itself, which nothing can show again.
 function tokens.create(database, user, values, now)
   local user_id = user[subjects.ID]
   database:run(SQL.clean, user_id, clocks.text(now - REMEMBERED_S))
-  if database:one(SQL.count, user_id)[1] >= tokens.MAX_PER_USER then
+  if not has_room(database, user_id, now) then
     return nil, problem(409, "too_many", '"%s" has %d tokens, which is the most there can be: revoke some',
       user[subjects.NAME], tokens.MAX_PER_USER)
   end
