@@ -252,6 +252,8 @@ for _, way in ipairs{ "the database", "HTTP" } do
       } do
         assert.matches(expected, refused(table.unpack(words)), 1, true)
       end
+      assert.matches("role: not a known", refused("grant", "--user", "alice", "--role", "view", "--role", "veiw"))
+      assert.same({}, json("bindings", "list", "--user", "alice"))
     end)
 
     it("exits with 2 for wrong arguments", function()

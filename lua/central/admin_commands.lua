@@ -4,6 +4,9 @@
 local cjson = require "cjson"
 local admin_backend = require "central.admin_backend"
 local dry_run = require "central.admin_dry_run"
+local nearest = require "deputy.nearest"
+local problem = require "central.problem"
+local rbac = require "central.rbac"
 
 local commands = {}
 
@@ -341,11 +344,14 @@ local function binding(command)
   command:option("--llm", "On this one (default: on all)."):argname("NAME")
 end
 
--- One input for each role.
+-- One input for each role. A role that is none is told here: before those that stand before it are given.
 local function inputs_of(o, effect)
   if not o.user and not o.group then return nil, { message = "--user or --group is needed", usage = true } end
   local inputs = {}
   for i, role in ipairs(o.role) do
+    if not rbac.is_role(role) then
+      return nil, problem(400, "invalid_request", "role: not a known word: %s", nearest.suggest(role, rbac.ROLES))
+    end
     inputs[i] = { user = o.user, group = o.group, role = role, llm = o.llm, effect = effect }
   end
   return inputs
