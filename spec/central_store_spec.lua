@@ -5,6 +5,7 @@ local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 local lfs = require "lfs"
 local socket = require "socket"
+local uv = require "luv"
 
 local store = require "central.store"
 local migrations = require "central.migrations"
@@ -323,7 +324,19 @@ describe("The central's store", function()
       assert.equal(503, c:ask("HEAD", "/api/v1/llms/claude", c.admin).status)
       assert.equal("database_unavailable", c:code("DELETE", "/api/v1/llms/claude", c.admin))
       assert.is_nil(c.app:ready())
+      assert.matches("central.db: no such file", table.concat(c.logged, "\n"), 1, true)
       assert.is_nil(lfs.attributes(path_of(c.url)))
+    end)
+
+    it("says so when its file is somebody else's", function()
+      local url = databases.new("sqlite")
+      open(url):close()
+      local access = uv.fs_access
+      uv.fs_access = function(path, mode) return path ~= path_of(url) and access(path, mode) end
+      finally(function() uv.fs_access = access end)
+      local service, why = services.open{ db = url }
+      assert.is_nil(service)
+      assert.matches("central.db: it cannot be read and written", why, 1, true)
     end)
 
     it("answers 503 while another process keeps the file to itself, and then goes on", function()

@@ -52,9 +52,11 @@ end
 -- database would take the WAL away, with all that was committed since.
 -- A file that was in use is never made anew: an empty one would be no database of anybody's.
 local function find_or_create(target)
-  if not target.identity and not uv.fs_stat(target.file) then return create(target.file) end
-  local ok, why = uv.fs_access(target.file, "RW")
-  return ok, why and reason(why)
+  local found, why = uv.fs_stat(target.file)
+  if not found and not target.identity then return create(target.file) end
+  if not found then return nil, reason(why) end
+  if uv.fs_access(target.file, "RW") then return true end
+  return nil, "it cannot be read and written: whose is it, and with which mode?"
 end
 
 local function identity(file)
