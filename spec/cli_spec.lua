@@ -145,6 +145,23 @@ describe("deputy", function()
     local r = shell.run{ "sh", "-c", DEPUTY .. " version > /dev/full" }
     assert.equal(1, r.status)
     assert.matches("cannot write to stdout", r.stderr)
+    r = shell.run{ "sh", "-c", DEPUTY .. " version >&-" }
+    assert.equal(1, r.status)
+    assert.matches("cannot write to stdout", r.stderr)
+  end)
+
+  it("puts nothing of its own where a standard stream was closed", function()
+    local db = "sqlite:" .. dir .. "/central.db"
+    for _, command in ipairs{ "init", "status" } do
+      local r = shell.run{ "sh", "-c", ("%s central %s --db %s >&-"):format(DEPUTY, command, db) }
+      assert.equal(1, r.status, r.stderr)
+      assert.matches("cannot write to stdout", r.stderr)
+    end
+    for _, closed in ipairs{ "<&-", "2>&-", "<&- 2>&-" } do
+      local r = shell.run{ "sh", "-c", ("%s central status --db %s %s"):format(DEPUTY, db, closed) }
+      assert.equal(0, r.status, closed .. r.stderr)
+      assert.matches("users +1", r.stdout)
+    end
   end)
 end)
 

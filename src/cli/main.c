@@ -2,9 +2,12 @@
 
 #include "deputy.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command *const commands[] = {
     &serve_command,     &central_command, &ask_command,      &probe_command,   &check_command,
@@ -56,9 +59,21 @@ static int flush(int status)
     return status == STATUS_OK ? STATUS_FAILED : status;
 }
 
+/* In the place of a stream that was closed, a file or a socket of ours would get what is meant for it. What stands
+ * there now makes reading and writing fail, as they should. */
+static bool hold_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
+    if (!hold_streams())
+        return STATUS_FAILED;
     signal(SIGPIPE,
            SIG_IGN); /* libcurl leaves it to the program, and a reader of ours that left is an error like any */
     if (argc < 2) {
