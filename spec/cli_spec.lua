@@ -227,7 +227,8 @@ describe("the configuration file", function()
 
   it("says which Lua library is missing, and where a program of its own went wrong", function()
     for text, word in pairs{
-      ['require "missing.library"'] = "the Lua module 'missing.library' is not installed: it is in one of",
+      ['require "missing.library"'] = "the Lua module 'missing.library' is not installed: it is in one of Debian's "
+        .. "packages lua-argparse, lua-luv, lua-socket,",
       ['error "out of order"'] = "admin.lua:1: out of order\nstack traceback:",
     } do
       for _, folder in ipairs{ "/own", "/own/deputy", "/own/central" } do uv.fs_mkdir(dir .. folder, 448) end

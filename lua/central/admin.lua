@@ -255,6 +255,7 @@ return function(args, host)
   if not backend and why == logged then return 1 end
   if not backend then return usage and misuse("%s", why) or fail("%s%s", why, database_hint(db)) end
   run = run or find_command(o).run
+  o.folder = host.folder()
   local done
   done, why = run(backend, require("central.admin_show").new(o, host), o)
   status = done and 0 or report(backend, why, o)

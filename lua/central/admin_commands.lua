@@ -76,9 +76,8 @@ end
 
 -- ---- LLMs ----------------------------------------------------------------------------------------------------------
 
-local function absolute(path)
-  if path:sub(1, 1) == "/" then return path end
-  return (os.getenv("PWD") or "") .. "/" .. path
+local function absolute(path, folder)
+  return path:sub(1, 1) ~= "/" and folder and folder .. "/" .. path or path
 end
 
 local function upstream(command)
@@ -96,7 +95,7 @@ end
 local function llm_input(o)
   return {
     url = o.upstream, model = o.model, description = o.description, type = o.type, apiKeyEnv = o.api_key_env,
-    apiKeyFile = o.api_key_file and absolute(o.api_key_file),
+    apiKeyFile = o.api_key_file and absolute(o.api_key_file, o.folder),
   }
 end
 

@@ -4,6 +4,7 @@
 #include "lua_dir.h"
 
 #include <lauxlib.h>
+#include <limits.h>
 #include <lua-cjson.h>
 #include <lualib.h>
 #include <stdio.h>
@@ -53,8 +54,17 @@ static int sleep_for(lua_State *L)
     return 0;
 }
 
+/* nil when it was removed. (PWD is what the shell last knew: whoever started this may have gone elsewhere.) */
+static int folder(lua_State *L)
+{
+    char path[PATH_MAX];
+    lua_pushstring(L, getcwd(path, sizeof(path)));
+    return 1;
+}
+
 static const struct luaL_Reg common[] = {
-    {"is_terminal", is_terminal}, {"mode", mode}, {"set_mode", set_mode}, {"sleep", sleep_for}, {NULL, NULL},
+    {"is_terminal", is_terminal}, {"mode", mode},     {"set_mode", set_mode},
+    {"sleep", sleep_for},         {"folder", folder}, {NULL, NULL},
 };
 
 /* ---- the state -----------------------------------------------------------------------------------------------------
@@ -100,8 +110,8 @@ static int explain(lua_State *L)
     if (name && strstr(name, "' not found:")) {
         lua_pushlstring(L, name, strcspn(name + 8, "'") + 9);
         lua_pushfstring(L,
-                        "the Lua %s is not installed: it is in one of Debian's packages lua-argparse, lua-socket, "
-                        "lua-sec, lua-luaossl, lua-dbi-sqlite3 and lua-dbi-postgresql",
+                        "the Lua %s is not installed: it is in one of Debian's packages lua-argparse, lua-luv, "
+                        "lua-socket, lua-sec, lua-luaossl, lua-dbi-sqlite3 and lua-dbi-postgresql",
                         lua_tostring(L, -1));
         return 1;
     }
