@@ -340,11 +340,15 @@ describe("a caller", function()
         c:close()
       end
     end
-    local c = client.open(central.address, 2000)
-    c:send(("POST /api/v1/users HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nTransfer-Encoding: chunked\r\n\r\n")
-      :format(central.admin))
-    assert.equal(411, c:read_reply().status)
-    c:close()
+    for field, status in pairs{ ["Transfer-Encoding: chunked"] = 411, ["Content-Length: 2000000"] = 413 } do
+      local c = client.open(central.address, 2000)
+      c:send(("POST /api/v1/users HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n\r\n")
+        :format(central.admin, field))
+      local reply = c:read_reply()
+      assert.equal(status, reply.status)
+      assert.matches("a body here may have 65536 bytes", reply.body, 1, true)
+      c:close()
+    end
   end)
 
   it("may name the host in the request line", function()

@@ -19,7 +19,7 @@ struct central_settings {
     const char *lua_dir; /* the folder that holds central/app.lua */
     bool log_json;       /* else logfmt */
     deputy_log_level log_level;
-    size_t max_body_bytes;     /* [33554432] of an inference request; what administrates may have MAX_ADMIN_BODY */
+    size_t max_body_bytes;     /* [33554432] of an inference request; what administrates may have ADMIN_BODY */
     size_t max_buffered_bytes; /* [1073741824] of all bodies at once */
     unsigned max_connections;  /* [1024] */
     unsigned max_in_flight;    /* [512] inference requests at once */
@@ -28,7 +28,9 @@ struct central_settings {
     const char *ca_file;       /* PEM bundle to trust for upstreams instead of the system's */
 };
 
-enum { MAX_ADMIN_BODY = 1 << 20 };
+/* What lua/central/requests.lua takes, which says so after it knows who asks; what is longer than the second one is not
+ * read at all. */
+enum { ADMIN_BODY = 64 << 10, MAX_ADMIN_BODY = 1 << 20 };
 
 /* Serves until SIGTERM or SIGINT; SIGHUP reads the Lua files and the upstreams' keys again. 0, or 1 with one line on
  * stderr about what is wrong. Signals are the caller's again afterwards. */

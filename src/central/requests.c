@@ -274,7 +274,7 @@ static void decide(struct asking *a)
 static bool fits(const struct asking *a, size_t len, struct problem *problem)
 {
     return a->is_inference || len <= MAX_ADMIN_BODY ||
-           problem_set(problem, 413, "body_too_large", "a body here may have %d bytes", MAX_ADMIN_BODY);
+           problem_set(problem, 413, "body_too_large", "a body here may have %d bytes", ADMIN_BODY);
 }
 
 static void decide_inference(struct asking *a)
@@ -316,7 +316,7 @@ int requests_head(void *user, struct http1_exchange *exchange)
     int64_t bytes = heads_length(length);
     if (!a.is_inference && http1_header(exchange, "transfer-encoding")) {
         problem_set(&problem, 411, "length_required", "expected a Content-Length: a body here may have %d bytes",
-                    MAX_ADMIN_BODY);
+                    ADMIN_BODY);
         refuse(&a, &problem);
     } else if (!fits(&a, bytes > 0 ? (size_t)bytes : 0, &problem))
         refuse(&a, &problem);
