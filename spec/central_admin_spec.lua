@@ -252,6 +252,11 @@ for _, way in ipairs{ "the database", "HTTP" } do
       } do
         assert.matches(expected, refused(table.unpack(words)), 1, true)
       end
+      -- As when a script's variable was never set.
+      for _, words in ipairs{ { "user", "show", "" }, { "llm", "pause", "" }, { "user", "delete", "" },
+        { "group", "remove", "", "alice" }, { "group", "add", "", "alice" }, { "token", "revoke", "" } } do
+        assert.matches("name or id: must not be empty", refused(table.unpack(words)), 1, true)
+      end
       assert.matches("role: not a known", refused("grant", "--user", "alice", "--role", "view", "--role", "veiw"))
       assert.same({}, json("bindings", "list", "--user", "alice"))
     end)

@@ -109,12 +109,19 @@ function Remote:exchange(method, target, body)
   return json
 end
 
+-- No path can hold an empty one, so the central could not say what is wrong.
+local function empty_key()
+  return nil, problem(400, "invalid_request", "the name or id: must not be empty")
+end
+
 function Remote:call(spec, ...)
-  local arguments, used = { ... }, 0
+  local arguments, used, empty = { ... }, 0, false
   local path = spec[2]:gsub(":", function()
     used = used + 1
+    empty = empty or arguments[used] == ""
     return client.escape(tostring(arguments[used]))
   end)
+  if empty then return empty_key() end
   local given = arguments[used + 1]
   path = path .. query_of((spec.list or spec.asks) and given or spec.query)
   local json, why = self:exchange(spec[1], path, spec.body and (given or {}) or nil)
@@ -124,6 +131,7 @@ function Remote:call(spec, ...)
 end
 
 function Remote:add_member(group, user)
+  if group == "" then return empty_key() end
   return self:exchange("POST", "groups/" .. client.escape(group) .. "/members", { user = user })
 end
 
