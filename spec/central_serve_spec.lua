@@ -537,6 +537,17 @@ describe("the process", function()
     assert.matches("after%-1 .*\nafter%-2 ", central:deputy("group list"))
   end)
 
+  it("makes no empty database at SIGHUP when its own is gone", function()
+    start_with_claude()
+    local file = central.db:match("^sqlite:(.*)")
+    for _, suffix in ipairs{ "", "-wal", "-shm" } do os.remove(file .. suffix) end
+    central:signal("sighup")
+    assert.is_truthy(central:wait_log('the reload changed nothing" problem="there is no database [^"]*central.db"'))
+    assert.is_truthy(central:wait_log("central.db was removed or replaced"))
+    assert.equal(503, central:call("HEAD", "/api/v1/llms/claude", alice).status)
+    assert.is_nil(io.open(file, "rb"))
+  end)
+
   it("writes a line for each request but allowed looks, and never a token, a key or a body", function()
     start_with_claude()
     ask(nil, { messages = { { role = "user", content = "a-private-question" } } })

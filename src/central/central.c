@@ -103,11 +103,25 @@ static void stop(struct central *c)
     uv_timer_start(&c->tick, on_drain, DRAIN_TICK_MS, DRAIN_TICK_MS);
 }
 
+/* Opening it would make an empty one, whose answer to everybody is that it knows no such token. */
+static bool has_database(const struct central *c, char *problem, size_t size)
+{
+    static const char scheme[] = "sqlite:";
+    const char *db = c->settings.db;
+    size_t len = sizeof(scheme) - 1;
+    if (strncmp(db, scheme, len) != 0 || access(db + len, F_OK) == 0)
+        return true;
+    snprintf(problem, size, "there is no database %s", db + len);
+    return false;
+}
+
 static void reload(struct central *c)
 {
     char problem[PROBLEM_SIZE];
+    struct app *app = NULL;
     notify_reloading();
-    struct app *app = app_open(c->settings.lua_dir, c->settings.db, &c->log, problem, sizeof(problem));
+    if (has_database(c, problem, sizeof(problem)))
+        app = app_open(c->settings.lua_dir, c->settings.db, &c->log, problem, sizeof(problem));
     if (app) {
         app_close(c->app);
         c->app = app;
