@@ -1,7 +1,13 @@
 #include "relay/log.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -121,6 +127,7 @@ void log_end(struct log *log)
     if (log->lines.failed) { /* half a line is worse than none */
         log->lines.len = log->begun;
         log->lines.failed = false;
+        log->lost++;
     }
     if (log->lines.len > FLUSH_AT)
         log_flush(log);
@@ -136,18 +143,69 @@ void log_say(struct log *log, deputy_log_level level, const char *message, const
     log_flush(log);
 }
 
+/* As many whole lines as fit into size; a longer one in parts. */
+static size_t whole_lines(const char *text, size_t len, size_t size)
+{
+    const char *end = len > size ? memrchr(text, '\n', size) : NULL;
+    return end ? (size_t)(end - text) + 1 : len > size ? size : len;
+}
+
+/* Never waits for a reader: it would be everybody's who is served. O_NONBLOCK is not ours to set, since others may have
+ * the same stderr. A pipe that is writable takes PIPE_BUF bytes (POSIX, write()). The bytes taken; 0: not now; less: a
+ * stream that takes none any more. */
+static ssize_t write_some(mode_t kind, const char *text, size_t len)
+{
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    ssize_t n;
+    if (S_ISSOCK(kind))
+        n = send(STDERR_FILENO, text, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else if (S_ISREG(kind))
+        n = write(STDERR_FILENO, text, len);
+    else if (poll(&ready, 1, 0) <= 0)
+        return 0;
+    else
+        n = write(STDERR_FILENO, text, whole_lines(text, len, PIPE_BUF));
+    return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : n > 0 ? n : -1;
+}
+
+/* One thread at a time: what poll said holds, and lines stay whole. */
+static size_t write_lines(const char *text, size_t len)
+{
+    static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+    struct stat about = {0};
+    size_t done = 0;
+    ssize_t n = 1;
+    fstat(STDERR_FILENO, &about);
+    pthread_mutex_lock(&turn);
+    while (done < len && n > 0) {
+        n = write_some(about.st_mode, text + done, len - done);
+        done += n > 0 ? (size_t)n : 0;
+    }
+    pthread_mutex_unlock(&turn);
+    return n < 0 ? len : done; /* there is no other place to complain */
+}
+
+static void write_waiting(struct log *log)
+{
+    size_t done = write_lines(log->lines.text, log->lines.len);
+    log->lines.len -= done;
+    if (log->lines.len == 0)
+        draft_clear(&log->lines);
+    else if (done > 0)
+        memmove(log->lines.text, log->lines.text + done, log->lines.len);
+}
+
 void log_flush(struct log *log)
 {
-    const char *at = log->lines.text;
-    size_t left = log->lines.len;
-    while (left > 0) {
-        ssize_t n = write(STDERR_FILENO, at, left);
-        if (n <= 0)
-            break; /* nobody reads it: there is no other place to complain */
-        at += n;
-        left -= (size_t)n;
-    }
-    draft_clear(&log->lines);
+    if (log->lines.len > 0)
+        write_waiting(log);
+    if (log->lines.len > 0 || log->lost == 0 || !log_begin(log, DEPUTY_LOG_WARN, "lines of this log were lost"))
+        return;
+    log_number(log, "lines", log->lost);
+    log_text(log, "why", "nobody read them in time");
+    log->lost = 0;
+    log_end(log);
+    write_waiting(log);
 }
 
 void log_free(struct log *log)

@@ -13,6 +13,7 @@
 struct log {
     struct draft lines;
     size_t begun; /* where the line that is being built starts */
+    int64_t lost; /* lines that found no room */
     bool json;
     deputy_log_level level;
 };
@@ -31,7 +32,8 @@ void log_end(struct log *log);
 /* A line with one text field, at once. */
 void log_say(struct log *log, deputy_log_level level, const char *message, const char *name, const char *value);
 
-/* Writes what waits. */
+/* Writes what waits, as far as stderr takes it at once. The rest, a MiB at most, waits for the next time; what finds no
+ * room is counted, and the count is told. */
 void log_flush(struct log *log);
 void log_free(struct log *log);
 
