@@ -1,9 +1,9 @@
 #include "net/loop.h"
 
 #include "deputy.h"
+#include "net/kept.h"
 #include "net/url.h"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -14,13 +14,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
-enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64, PORTS = 256 };
-
-struct place {
-    struct watch *watch; /* or NULL */
-    int port;            /* ours, of a connection that libcurl has kept; 0: none */
-    int next;            /* 1 + the descriptor of another one in the same list of ports; 0: none */
-};
+enum { SPARE_MAX = 32, IDLE_CONNECTIONS_MAX = 256, PARKED_MAX = 256, TABLE_FIRST = 64 };
 
 struct loop {
     uv_loop_t own;
@@ -29,9 +23,9 @@ struct loop {
     uv_timer_t timer;
     uv_idle_t soon;
     struct loop_exchange *later, *added;
-    struct place *places; /* by descriptor */
-    size_t n_places;
-    int ports[PORTS]; /* 1 + the first descriptor of each list */
+    struct watch **watches; /* by descriptor, or NULL */
+    size_t n_watches;
+    struct kept_set kept;
     size_t n_parked;
     struct watch *fresh; /* opened in this turn of libcurl */
     struct url_cache urls;
@@ -51,6 +45,7 @@ struct watch {
     int wanted;      /* by libcurl; 0: nothing */
     int events;      /* polled for; 0: stopped */
     bool connection; /* we opened it, so that we are told when it is closed */
+    bool kept;       /* libcurl may use it again */
     bool parked;     /* closed; waits for the number to come again */
     struct loop *loop;
     struct watch *prev, *next; /* among the loop's fresh ones */
@@ -207,7 +202,7 @@ static void on_watch_closed(uv_handle_t *handle)
 
 static struct watch *find_watch(const struct loop *loop, curl_socket_t fd)
 {
-    return fd >= 0 && (size_t)fd < loop->n_places ? loop->places[fd].watch : NULL;
+    return fd >= 0 && (size_t)fd < loop->n_watches ? loop->watches[fd] : NULL;
 }
 
 static bool is_fresh(const struct watch *watch)
@@ -234,7 +229,7 @@ static void close_watch(struct watch *watch)
 {
     struct loop *loop = watch->loop;
     not_fresh(watch);
-    loop->places[watch->fd].watch = NULL;
+    loop->watches[watch->fd] = NULL;
     loop->n_parked -= watch->parked;
     if (watch->parked)
         let_go_of_number(watch);
@@ -243,24 +238,24 @@ static void close_watch(struct watch *watch)
 
 static void close_watches(struct loop *loop)
 {
-    for (size_t i = 0; i < loop->n_places; i++)
-        if (loop->places[i].watch)
-            close_watch(loop->places[i].watch);
+    for (size_t i = 0; i < loop->n_watches; i++)
+        if (loop->watches[i])
+            close_watch(loop->watches[i]);
 }
 
 static bool make_place(struct loop *loop, curl_socket_t fd)
 {
-    size_t n = loop->n_places ? loop->n_places : TABLE_FIRST;
-    if ((size_t)fd < loop->n_places)
+    size_t n = loop->n_watches ? loop->n_watches : TABLE_FIRST;
+    if ((size_t)fd < loop->n_watches)
         return true;
     while (n <= (size_t)fd)
         n *= 2;
-    struct place *grown = realloc(loop->places, n * sizeof(*grown));
+    struct watch **grown = realloc(loop->watches, n * sizeof(*grown));
     if (!grown)
         return false;
-    memset(grown + loop->n_places, 0, (n - loop->n_places) * sizeof(*grown));
-    loop->places = grown;
-    loop->n_places = n;
+    memset(grown + loop->n_watches, 0, (n - loop->n_watches) * sizeof(*grown));
+    loop->watches = grown;
+    loop->n_watches = n;
     return true;
 }
 
@@ -285,7 +280,7 @@ static struct watch *open_watch(struct loop *loop, curl_socket_t fd)
     watch->fd = fd;
     watch->loop = loop;
     loop->n_open++;
-    return loop->places[fd].watch = watch;
+    return loop->watches[fd] = watch;
 }
 
 /* libcurl closes a socket on which connecting failed without a word, and the next one gets its number: what was polled
@@ -297,81 +292,29 @@ static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_s
     int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
     if (fd < 0)
         return CURL_SOCKET_BAD;
+    kept_remove(&loop->kept, fd);
     struct watch *watch = open_watch(loop, fd); /* without memory set_socket will say so */
     if (watch) {
         if (watch->events != 0 && watch->wanted != 0)
             rewatch(watch);
         else
             unwatch(watch);
-        watch->connection = true;
+        watch->connection = watch->kept = true;
         if (!is_fresh(watch))
             DL_APPEND(loop->fresh, watch);
     }
     return fd;
 }
 
-/* Whose local port it is, which is all that libcurl will say of a connection that it uses again. */
-static void note_port(struct loop *loop, curl_socket_t fd)
+bool loop_is_silent(const struct loop *loop, const char *ip, int port, int local_port)
 {
-    struct sockaddr_storage address;
-    socklen_t size = sizeof(address);
-    if (loop->places[fd].port != 0 || getsockname(fd, (struct sockaddr *)&address, &size) != 0)
-        return;
-    if (address.ss_family == AF_INET)
-        loop->places[fd].port = ntohs(((struct sockaddr_in *)&address)->sin_port);
-    else if (address.ss_family == AF_INET6)
-        loop->places[fd].port = ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
-    if (loop->places[fd].port == 0)
-        return;
-    int *list = &loop->ports[loop->places[fd].port % PORTS];
-    loop->places[fd].next = *list;
-    *list = fd + 1;
-}
-
-static void forget_port(struct loop *loop, curl_socket_t fd)
-{
-    if (fd < 0 || (size_t)fd >= loop->n_places || loop->places[fd].port == 0)
-        return;
-    int *link = &loop->ports[loop->places[fd].port % PORTS];
-    while (*link != fd + 1)
-        link = &loop->places[*link - 1].next;
-    *link = loop->places[fd].next;
-    loop->places[fd].port = loop->places[fd].next = 0;
-}
-
-static bool leads_to(curl_socket_t fd, const char *ip, int port)
-{
-    struct sockaddr_storage address;
-    const struct sockaddr_in *v4 = (struct sockaddr_in *)&address;
-    const struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&address;
-    socklen_t size = sizeof(address);
-    char text[INET6_ADDRSTRLEN];
-    if (getpeername(fd, (struct sockaddr *)&address, &size) != 0)
-        return false;
-    bool is_v6 = address.ss_family == AF_INET6;
-    return ntohs(is_v6 ? v6->sin6_port : v4->sin_port) == port &&
-           inet_ntop(address.ss_family, is_v6 ? (const void *)&v6->sin6_addr : &v4->sin_addr, text, sizeof(text)) &&
-           strcmp(text, ip) == 0;
-}
-
-/* libcurl 7.88 takes what waits there for the answer to the next request. */
-bool loop_is_silent(struct loop *loop, const char *ip, int port, int local_port)
-{
-    char byte;
-    for (int fd = loop->ports[(unsigned)local_port % PORTS] - 1; fd >= 0; fd = loop->places[fd].next - 1) {
-        if (loop->places[fd].port != local_port || !leads_to(fd, ip, port))
-            continue;
-        if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
-            return true;
-        return shutdown(fd, SHUT_RDWR) != 0;
-    }
-    return true;
+    return kept_is_silent(&loop->kept, ip, port, local_port);
 }
 
 static int close_socket(void *user, curl_socket_t fd)
 {
     struct loop *loop = user;
-    forget_port(loop, fd);
+    kept_remove(&loop->kept, fd);
     struct watch *watch = find_watch(loop, fd);
     if (watch && !watch->parked) {
         not_fresh(watch);
@@ -389,6 +332,9 @@ static int close_socket(void *user, curl_socket_t fd)
 static curl_socket_t open_brief_socket(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
     int fd = open_socket(user, purpose, address), off = 0;
+    struct watch *watch = find_watch(user, fd);
+    if (watch)
+        watch->kept = false;
     if (fd != CURL_SOCKET_BAD && address->family != AF_UNIX)
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off));
     return fd;
@@ -404,8 +350,8 @@ bool loop_own_sockets(struct loop *loop, CURL *easy, bool brief)
 
 static void release_watch(struct watch *watch)
 {
-    if (watch->connection)
-        note_port(watch->loop, watch->fd);
+    if (watch->connection && watch->kept)
+        kept_add(&watch->loop->kept, watch->fd);
     if (watch->connection && watch->events == UV_READABLE) {
         watch->wanted = 0;
         uv_unref((uv_handle_t *)&watch->poll); /* nobody waits for it */
@@ -656,6 +602,7 @@ void loop_free(struct loop *loop)
     while (loop->n_spare > 0)
         curl_easy_cleanup(loop->spare[--loop->n_spare]);
     close_watches(loop);
+    kept_free(&loop->kept);
     uv_close((uv_handle_t *)&loop->timer, on_handle_closed);
     uv_close((uv_handle_t *)&loop->soon, on_handle_closed);
     while (loop->n_open > 0)
@@ -664,7 +611,7 @@ void loop_free(struct loop *loop)
         uv_loop_close(&loop->own);
     url_cache_empty(&loop->urls);
     pool_empty(&loop->transfers);
-    free(loop->places);
+    free(loop->watches);
     free(loop);
 }
 

@@ -69,10 +69,8 @@ struct url_cache *loop_urls(struct loop *loop);
  * calls. brief: for one request that is sent as soon as it is connected. false: out of memory. */
 bool loop_own_sockets(struct loop *loop, CURL *easy, bool brief);
 
-/* Whether nothing waits to be read on the connection between these ports, if it is one that was kept: what came before
- * a request is no answer to it, but maybe one to somebody else's. false: nothing can be sent on it any more, which
- * makes libcurl take another one. */
-bool loop_is_silent(struct loop *loop, const char *ip, int port, int local_port);
+/* kept_is_silent, of a connection of this loop's. */
+bool loop_is_silent(const struct loop *loop, const char *ip, int port, int local_port);
 
 /* Adds a handle to the multi (false: out of memory), takes it out, ends its pause. */
 bool loop_add(struct loop *loop, CURL *easy, struct loop_exchange *exchange);
