@@ -9,6 +9,7 @@
 
 enum {
     OUT_FIRST = 1024,
+    OUT_BEYOND = 16384, /* what may come in the turn in which the queue is found full */
     HEAD_ON_STACK = 2048,
     FIXED_BYTES = 256,
     WAITING_BYTES = 16384,
@@ -37,6 +38,7 @@ static void break_connection(struct connection *c)
 static char *out_room(struct connection *c, size_t extra)
 {
     size_t size = c->out_size < OUT_FIRST ? OUT_FIRST : c->out_size;
+    size_t most = c->server->limits.max_queued_bytes + OUT_BEYOND;
     char *out;
 
     if (extra <= c->out_size - c->out_start - c->out_len) {
@@ -47,7 +49,8 @@ static char *out_room(struct connection *c, size_t extra)
         c->out_start = 0;
     }
     if (extra > c->out_size - c->out_len) {
-        size = c->out_len + extra > size * 2 ? c->out_len + extra : size * 2;
+        size = size * 2 > most ? most : size * 2;
+        size = c->out_len + extra > size ? c->out_len + extra : size;
         size = c->out_size == 0 && extra <= OUT_FIRST ? OUT_FIRST : size;
         out = realloc(c->out, size);
         if (!out) {

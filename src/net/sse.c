@@ -493,6 +493,9 @@ static int keep(struct sse *sse, const char *bytes, size_t n, size_t *taken)
 
         *taken = sse->max_event - sse->len + 1;
         sse->overflow = true;
+        free(sse->data); /* the rest of the event may be long in coming */
+        sse->data = NULL;
+        sse->len = sse->size = 0;
         note(sse, is_named(sse, "error", "response.failed") ? ERROR : OUTPUT, &trouble);
         return DEPUTY_OK;
     }
