@@ -1492,16 +1492,28 @@ static void test_deadlines(void **state)
         assert_int_equal(bed.gone, when != OVER);
         close(fd);
     }
-    /* one that takes some of a long reply now and then has time anew */
+    bed_close(&bed);
+}
+
+/* Each time that a slow reader takes something it has time anew. */
+static void test_a_slow_reader(void **state)
+{
+    enum { PIECES = 6, PIECE_BYTES = 4 << 20, PAUSE_MS = 200 };
+    static const struct http1_limits limits = {.write_ms = 600};
+    struct bed bed;
+    int fd;
+    char *reply = calloc(PIECES * 2, PIECE_BYTES);
+
+    (void)state;
+    assert_non_null(reply);
+    bed_open(&bed, "127.0.0.1:0", &limits);
     fd = dial(&bed);
     ask_held(&bed, fd, "GET /hold HTTP/1.1");
-    char *reply = calloc(48, 1 << 20);
-    assert_non_null(reply);
-    http1_reply(bed.held, 200, NULL, 0, reply, (size_t)48 << 20);
+    http1_reply(bed.held, 200, NULL, 0, reply, PIECES * 2 * (size_t)PIECE_BYTES);
     free(reply);
-    for (int i = 0; i < 8; i++) {
-        nap(&bed, 60);
-        for (size_t taken = 0; taken < 4 << 20; turn(&bed)) {
+    for (int i = 0; i < PIECES; i++) {
+        nap(&bed, PAUSE_MS);
+        for (size_t taken = 0; taken < PIECE_BYTES; turn(&bed)) {
             ssize_t n = recv(fd, heard.bytes, sizeof(heard.bytes), 0);
 
             assert_true(n > 0 || errno == EAGAIN);
@@ -2040,6 +2052,7 @@ int main(void)
         cmocka_unit_test(test_the_bodies_of_all_requests_together),
         cmocka_unit_test(test_more_connections_than_allowed),
         cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_a_slow_reader),
         cmocka_unit_test(test_those_who_drip_do_not_keep_others_waiting),
         cmocka_unit_test(test_idle_connections_are_small),
         cmocka_unit_test(test_drain),
