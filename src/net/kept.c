@@ -32,7 +32,7 @@ static int port_of(const struct sockaddr_storage *address)
 
 static bool read_name(int fd, struct name *name)
 {
-    struct sockaddr_storage here, there;
+    struct sockaddr_storage here = {0}, there = {0};
     socklen_t here_size = sizeof(here), there_size = sizeof(there);
     memset(name, 0, sizeof(*name));
     if (getsockname(fd, (struct sockaddr *)&here, &here_size) != 0 ||

@@ -250,10 +250,10 @@ static bool make_place(struct loop *loop, curl_socket_t fd)
         return true;
     while (n <= (size_t)fd)
         n *= 2;
-    struct watch **grown = realloc(loop->watches, n * sizeof(*grown));
+    struct watch **grown = realloc(loop->watches, n * sizeof(struct watch *));
     if (!grown)
         return false;
-    memset(grown + loop->n_watches, 0, (n - loop->n_watches) * sizeof(*grown));
+    memset(grown + loop->n_watches, 0, (n - loop->n_watches) * sizeof(struct watch *));
     loop->watches = grown;
     loop->n_watches = n;
     return true;
