@@ -324,6 +324,20 @@ describe("who asks", function()
     assert.equal(401, gw:chat({}, bearer("tok-nobody")).status) -- the central's own
   end)
 
+  it("is who x-api-key says on every path: the configured token serves nobody who has one of his own", function()
+    local gw = start()
+    local own = { ["x-api-key"] = TOKEN }
+    gw:chat({}, own)
+    gw:ask{ path = "/v1/models", headers = own }
+    assert.equal("Bearer " .. TOKEN, central:requests("POST")[1].headers.authorization)
+    assert.equal("Bearer " .. TOKEN, central:requests("GET")[1].headers.authorization)
+    assert.equal(401, gw:chat({}, { ["x-api-key"] = "tok-nobody" }).status)
+    central:set{ inference = OUTAGE }
+    assert.equal("false", gw:chat({}, { ["x-api-key"] = "tok-nobody" }).headers["x-deputy-failover"])
+    assert.is_false(central:saw(HOUSE))
+    assert.equal(0, model:bytes())
+  end)
+
   it("may use a key of the gateway, which is never sent on", function()
     local gw = start{ gateway = { apiKeys = { "sk-other", KEY } } }
     assert.equal(200, gw:chat({}, bearer(KEY)).status)

@@ -141,7 +141,7 @@ static bool check_key(const struct gateway_settings *settings, const struct cred
 }
 
 bool caller_identify(const struct gateway_settings *settings, const struct http1_exchange *exchange,
-                     enum dialect dialect, struct caller *caller, struct problem *problem)
+                     struct caller *caller, struct problem *problem)
 {
     struct credentials c;
     bool has_key;
@@ -149,7 +149,7 @@ bool caller_identify(const struct gateway_settings *settings, const struct http1
     if (!find_credentials(exchange, &c, problem) || !check_key(settings, &c, &has_key, problem))
         return false;
     const char *token = c.bearer && !is_key(settings, c.bearer) ? c.bearer : NULL;
-    if (!token && dialect == DIALECT_MESSAGES && c.x_api_key && !is_key(settings, c.x_api_key))
+    if (!token && c.x_api_key && !is_key(settings, c.x_api_key))
         token = c.x_api_key;
     if (settings->api_keys.n > 0 && !has_key && !(token && http1_is_local(exchange)))
         return refuse(problem,

@@ -19,7 +19,7 @@ bool caller_may_come(const struct gateway_settings *settings, const struct http1
 
 /* For requests that become runs. False: problem is filled. */
 bool caller_identify(const struct gateway_settings *settings, const struct http1_exchange *exchange,
-                     enum dialect dialect, struct caller *caller, struct problem *problem);
+                     struct caller *caller, struct problem *problem);
 
 /* For what tells about the gateway itself: callers of this machine, and those with a key. */
 bool caller_may_look(const struct gateway_settings *settings, const struct http1_exchange *exchange,

@@ -250,7 +250,7 @@ void forward_request(struct worker *w, struct http1_exchange *exchange, const ch
     struct problem problem;
     if (!f)
         return;
-    if (!caller_identify(&f->station->setup->settings, exchange, dialect, &caller, &problem) ||
+    if (!caller_identify(&f->station->setup->settings, exchange, &caller, &problem) ||
         !request_sends_json(exchange, &problem) || !read_request(f, &request, &problem))
         give_up(f, &problem);
     else
@@ -271,7 +271,7 @@ void forward_models(struct worker *w, struct http1_exchange *exchange)
     request.primary_only = true;
     request.stream = DEPUTY_STREAM_NO;
     snprintf(f->llm, sizeof(f->llm), "*");
-    if (caller_identify(&f->station->setup->settings, exchange, DIALECT_OPENAI, &caller, &problem))
+    if (caller_identify(&f->station->setup->settings, exchange, &caller, &problem))
         start(f, &request, &caller);
     else
         give_up(f, &problem);

@@ -182,7 +182,7 @@ int routes_head(void *user, struct http1_exchange *exchange)
         return 0;
     const struct route *route = choose(w, exchange, &problem);
     bool ok = route && (!route->endpoint || strcmp(http1_method(exchange), "POST") != 0 ||
-                        (caller_identify(&w->current->setup->settings, exchange, route->dialect, &caller, &problem) &&
+                        (caller_identify(&w->current->setup->settings, exchange, &caller, &problem) &&
                          request_sends_json(exchange, &problem)));
     caller_wipe(&caller);
     if (!ok)
