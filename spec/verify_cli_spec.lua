@@ -266,6 +266,32 @@ describe("deputy verify", function()
     assert.matches("NOT known to be fail%-closed: it was ended early", r.stdout)
   end)
 
+  -- On one processor with others who are always busy: what it computes is a part of the time that passes.
+  it("tells what it found on a busy machine, too, when the time is over", function()
+    local status = assert(io.open("/proc/self/status")):read("a")
+    local cpu = status:match("Cpus_allowed_list:%s*(%d+)")
+    local r = shell.run{ "taskset", "-c", cpu, "sh", "-c", [[
+      for i in 1 2 3 4 5 6; do lua5.4 -e "while true do end" & busy="$busy $!"; done
+      "$0" verify "$1" --depth 6 --timeout-ms 1500; status=$?
+      kill $busy; exit $status]], BUILD .. "/deputy", LUA .. "/router.lua",
+      cwd = dir, timeout_ms = 60000, env = { DEPUTY_LUA = LUA, HOME = dir, XDG_CONFIG_HOME = dir .. "/xdg" } }
+    assert.same({ 1, "" }, { r.status, r.stderr })
+    assert.matches("NOT known to be fail%-closed: it was ended early, the time %(1%.5 s%) ran out", r.stdout)
+  end)
+
+  it("at load says of a script that takes too long what it is: not a way without permission", function()
+    write("slow.lua", policy [[local words = ""
+      for _ = 1, 4 do words = words .. tostring(run:probe().status) end
+      for _ = 1, #words + 300000 do end
+      if M.verdict(run:probe()) ~= "allowed" then return nil, failure end]])
+    write("deputy.json", '{"central":{"url":"http://127.0.0.1:1"},"policy":{"script":"slow.lua"}}')
+    local r = shell.run{ BUILD .. "/deputy", "check", cwd = dir, timeout_ms = 60000,
+      env = { DEPUTY_LUA = LUA, HOME = dir } }
+    assert.equal(1, r.status)
+    assert.matches("slow%.lua is not known to be fail%-closed: it was ended early, the time %([%d.]+ s%) ran out",
+      r.stdout)
+  end)
+
   it("--help says what the exit codes mean", function()
     local r = verify("--help")
     assert.same({ 0, "" }, { r.status, r.stderr })

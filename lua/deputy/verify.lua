@@ -8,6 +8,7 @@
 --   name, text   of the script
 --   settings     ({}), gate ("probe"), depth (1: requests in a row)
 --   timeout_s    (60), max_worlds (a million, of those that have to be run)
+--   clock        a function that gives seconds (os.clock)
 --   environment  a function that makes the script's table of globals; absent: a safe one
 --   resume       a function (instructions, co, ...) that gives how many are left, what ran out or nil, and then what
 --                coroutine.resume gives; absent: a count hook
@@ -32,7 +33,6 @@ local reports = require "deputy.verify_report"
 
 local M = {}
 
-local clock = os.clock
 local concat, sort = table.concat, table.sort
 -- Wider than the default policy, yet nobody is answered without permission and every error is the primary's.
 local NOTES = { failed_over_verdict = true, vague_verdict = true }
@@ -306,7 +306,7 @@ end
 
 local function over_bounds(self)
   if self.stopped then return true end
-  if self.executed % 64 == 0 and clock() - self.began > self.timeout_s then
+  if self.executed % 16 == 0 and self.clock() - self.began > self.timeout_s then
     self.stopped = ("the time (%g s) ran out"):format(self.timeout_s)
   elseif self.executed >= self.max_worlds then
     self.stopped = ("the bound of %d worlds was reached"):format(self.max_worlds)
@@ -489,9 +489,10 @@ local function explore_all(self, given)
 end
 
 function M.run(given)
+  local clock = given.clock or os.clock
   local self = setmetatable({
     ids = {}, signatures = {}, memo = {}, seen = {}, found = {}, n_found = 0, hangs = 0, worlds = 0, executed = 0,
-    n_states = 0, lag_ms = nil, began = clock(), timeout_s = given.timeout_s or 60,
+    n_states = 0, lag_ms = nil, clock = clock, began = clock(), timeout_s = given.timeout_s or 60,
     max_worlds = given.max_worlds or 1000000, path = {}, cursor = 0, history = {}, known = 0,
   }, Explorer)
   local options = { name = given.name or "policy", text = given.text, settings = given.settings or {},
