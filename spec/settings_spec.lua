@@ -32,6 +32,7 @@ describe("settings", function()
 
   local WRONG = {
     { { retries = 7 }, "policy.settings.retries: expected a whole number from 0 to 3, got 7" },
+    { { retries = 9.0 }, "policy.settings.retries: expected a whole number from 0 to 3, got 9" },
     { { retries = 1.5 }, "policy.settings.retries: expected a whole number from 0 to 3, got 1.5" },
     { { retries = "1" }, 'policy.settings.retries: expected a whole number from 0 to 3, got "1"' },
     { { retries = true }, "policy.settings.retries: expected a whole number from 0 to 3, got true" },

@@ -45,7 +45,8 @@ end
 
 local function show(value)
   if type(value) == "string" then return ("%q"):format(#value > 40 and value:sub(1, 40) .. "..." or value) end
-  if type(value) == "number" or type(value) == "boolean" then return tostring(value) end
+  if type(value) == "number" then return ("%.14g"):format(value) end -- what JSON decodes is 9.0, what was written is 9
+  if type(value) == "boolean" then return tostring(value) end
   if type(value) == "table" then return #value > 0 and "an array" or "an object" end
   return value == nil and "nothing" or "null"
 end
