@@ -409,6 +409,7 @@ describe("deputy central", function()
         "llm", "create", "x", "--url", "http://127.0.0.1:1" },
       ["init works on the database itself"] = { "init", "--url", "http://127.0.0.1:1" },
       ["--url needs --token-file or DEPUTY_CENTRAL_TOKEN"] = { "user", "list", "--url", "http://127.0.0.1:1" },
+      ["--url: expected http://HOST[:PORT] or https://HOST[:PORT]"] = { "user", "list", "--url", "localhost:7070" },
       ["--listen: expected HOST:PORT"] = { "serve", "--db", "postgres://x/y", "--listen", "here" },
     } do
       local r = run(table.unpack(words))

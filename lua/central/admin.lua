@@ -137,17 +137,17 @@ local function read_config(o, host)
   return settings
 end
 
--- What is given is nearer than what stands in the environment.
+-- What is given is nearer than what stands in the environment: a database, or a URL, or what is wrong.
 local function choose(o, settings)
   local named = settings ~= true and settings.db or nil
-  if o.db and o.url then return nil, "--db and --url do not go together" end
+  if o.db and o.url then return nil, nil, "--db and --url do not go together" end
   if o.db or o.url then return o.db, o.url end
   if named then return named end
   local db, url = os.getenv("DEPUTY_CENTRAL_DB"), os.getenv("DEPUTY_CENTRAL_URL")
-  if db and url then return nil, "DEPUTY_CENTRAL_DB and DEPUTY_CENTRAL_URL are both set: say --db or --url" end
+  if db and url then return nil, nil, "DEPUTY_CENTRAL_DB and DEPUTY_CENTRAL_URL are both set: say --db or --url" end
   if not db and not url then
     local own_url = o._noun == "llm" and (o._verb == "create" or o._verb == "edit")
-    return nil, "--db sqlite:FILE, a postgres:// URL, or --url URL is needed"
+    return nil, nil, "--db sqlite:FILE, a postgres:// URL, or --url URL is needed"
       .. (own_url and (", before 'llm': behind '%s', --url is that of the LLM's upstream"):format(o._verb) or "")
   end
   return db, url
@@ -163,7 +163,10 @@ local function log(level, text)
 end
 
 local function open_remote(o, url, host)
-  local token, why = arguments.secret(o, "token", host)
+  local base, token, why
+  base, why = require("central.client").parse(url)
+  if not base then return nil, "--url: " .. why, true end
+  token, why = arguments.secret(o, "token", host)
   if why then return nil, why, true end
   token = token or os.getenv("DEPUTY_CENTRAL_TOKEN")
   if not token or token == "" then return nil, "--url needs --token-file or DEPUTY_CENTRAL_TOKEN", true end
@@ -244,8 +247,8 @@ return function(args, host)
   if not o then return status end
   local settings = read_config(o, host)
   if not settings then return 1 end
-  local db, url = choose(o, settings)
-  if not db and not (url and url:find("^https?:")) then return misuse("%s", url) end
+  local db, url, problem = choose(o, settings)
+  if problem then return misuse("%s", problem) end
   local run = own[o._noun]
   if (run or o._noun == "serve") and not db then
     return misuse("%s works on the database itself: --db is needed, not --url", o._noun)
