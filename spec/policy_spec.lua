@@ -1,7 +1,9 @@
 -- What a policy script can do wrong, and what that costs: its run's failover, never the primary's error, never another
 -- run. The primary, the probe and the stand-in are functions here; what they were asked is counted.
 local deputy = require "deputy"
+local uv = require "luv"
 local peers = require "spec.support.peers"
+local shell = require "spec.support.shell"
 local tmp = require "spec.support.tmp"
 
 local dir = tmp.dir()
@@ -453,6 +455,28 @@ describe("one run's budget", function()
     end
     assert.is_true(worked >= 5 and worked <= 10)
     assert.equal(20, it.primaries)
+  end)
+
+  -- On one processor with others who are always busy this process is stopped in the middle of much that it does.
+  it("may use JSON on a busy machine, too: only what it computes itself takes long", function()
+    local pid = ("%d"):format(uv.os_getpid())
+    local cpus = assert(io.open("/proc/self/status")):read("a"):match("Cpus_allowed_list:%s*(%S+)")
+    local function stay_on(list) assert.equal(0, shell.run{ "taskset", "-cp", list, pid }.status) end
+    local it = make(policy_with([[
+      local t = {}
+      for i = 1, 100 do t[i] = {} end
+      local till = now() + 1
+      while now() < till do JSON.encode(t) end
+      return good(run)]], true), { limits = { policy_ms = 60000, policy_instructions = 1 << 40 } })
+    local busy = {}
+    stay_on(cpus:match("%d+"))
+    for i = 1, 4 do busy[i] = shell.start{ "lua5.4", "-e", "while true do end" } end
+    local ok, result = it.run(down)
+    for _, each in ipairs(busy) do each:stop() end
+    stay_on(cpus)
+    assert.is_true(ok)
+    assert.equal("stand-in", result.result, table.concat(it.log, "\n"))
+    assert.same({}, it.log)
   end)
 
   it("counts time, waits not included", function()
