@@ -422,6 +422,16 @@ describe("deputy ask", function()
     central:set{ inference = { status = 400, json = { error = { message = "bad", code = "context" } } } }
     assert.matches("answered 400 %(context%): bad\n.*no failover: the policy takes this for the central's answer, not",
       why())
+    tmp.write(dir, "closed.lua", [[
+      local judge = require "deputy.judge"
+      local M = { should_failover = judge.should_failover, verdict = judge.verdict }
+      function M.route(run) return run:primary() end -- as one that is closed by night
+      return M]])
+    central:set{ inference = OUTAGE, probe = "ok" }
+    local open = tmp.read(dir .. "/deputy.json")
+    tmp.write(dir, "deputy.json", (open:gsub("^{", '{ "policy": { "script": "closed.lua" }, ')))
+    assert.matches("no failover: the policy .*, or has a reason of its own\n$", why())
+    tmp.write(dir, "deputy.json", open)
     central:set{ inference = OUTAGE, probe = "ok" }
     model:set{ steps = { status = 404, json = { error = { message = "no such path" } } } }
     assert.matches("failed too %(404%) at 127[^ ]+ %(its url usually ends in /v1%);", why())

@@ -207,8 +207,10 @@ static void say_why_alone(const struct ask_end *end)
     } else if (note) {
         complain(command, "no failover: the policy did not come to an end (%s)", note->kind);
     } else {
-        complain(command,
-                 "no failover: the policy takes this for the central's answer, not for an outage (should_failover)");
+        complain(
+            command,
+            "no failover: the policy takes this for the central's answer, not for an outage (should_failover), or has "
+            "a reason of its own");
     }
 }
 
