@@ -171,6 +171,15 @@ describe("README.md", function()
     assert.is_true(count >= 10)
   end)
 
+  it("names every finding of deputy verify", function()
+    local count = 0
+    for name in tmp.read("lua/deputy/verify_report.lua"):match("local TITLES = {(.-)\n}"):gmatch("\n  ([%l_]+) =") do
+      assert.matches("`" .. name .. "`", readme, 1, true)
+      count = count + 1
+    end
+    assert.is_true(count >= 10)
+  end)
+
   it("names every example of a policy", function()
     for name in require("lfs").dir("examples/policies") do
       if name:match("%.lua$") then assert.matches("](examples/policies/" .. name .. ")", readme, 1, true) end

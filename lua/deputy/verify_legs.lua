@@ -145,7 +145,7 @@ end
 function legs.start_sleep(self, seconds)
   local alone = not others_wait(self) and #self.threads == 1
   if alone and seconds > 0 and seconds > facts.left_of(self) then
-    legs.find(self, "late", "run:sleep goes on past the run's deadline")
+    legs.find(self, "late", "run:sleep goes on past the run's deadline: look at run.deadline before")
     legs.finish(self, "primary's error, at the deadline")
     return nil
   end
