@@ -333,18 +333,26 @@ describe("deputy probe", function()
     assert.matches("claude: allowed %(probe: ok, status 200, [%d.]+ ms%)\n$", err)
   end)
 
-  it("says with -v what to look at when there is no verdict", function()
+  it("says with -v what to look at when it is not allowed", function()
     start_world()
     local words = { [302] = "redirects are not followed", [404] = "see central.url and central.probe",
-      [405] = "see central.probeMethod" }
+      [405] = "see central.probeMethod", [500] = "the central itself fails" }
     for status, text in pairs(words) do
       central:set{ probe = { status = status } }
       local out, _, err = verdict{ "probe", "claude", "-v" }
       assert.equal("unreachable\n", out)
       assert.is_truthy(err:find(text, 1, true), err)
     end
+    central:set{ probe = { status = 200, headers = { ["Content-Type"] = "text/html" } } }
+    local out, _, err = verdict{ "probe", "claude", "-v" }
+    assert.same({ "unreachable\n", true }, { out, err:find("a page, or what else", 1, true) ~= nil }, err)
+    for code, text in pairs{ [401] = "the central does not take this token", [403] = "this token may not view it" } do
+      central:set{ probe = { status = code } }
+      out, _, err = verdict{ "probe", "claude", "-v" }
+      assert.same({ "forbidden\n", true }, { out, err:find(text, 1, true) ~= nil }, err)
+    end
     central:stop()
-    local _, _, err = verdict{ "probe", "claude", "-v" }
+    _, _, err = verdict{ "probe", "claude", "-v" }
     assert.matches("nobody listens where central.url leads\n$", err)
   end)
 

@@ -2,8 +2,28 @@
 
 #include <stdio.h>
 
+static const char *advice_on_status(int status, deputy_verdict verdict)
+{
+    switch (status) {
+    case 401:
+        return ": the central does not take this token";
+    case 403:
+        return ": this token may not view it";
+    case 404:
+        return ": it has no such LLM, or nothing is there; see central.url and central.probe";
+    case 405:
+        return ": it takes no such method; see central.probeMethod";
+    default:
+        if (status >= 300 && status < 400)
+            return ": redirects are not followed; see central.url";
+        if (status >= 200 && status < 300 && verdict != DEPUTY_ALLOWED)
+            return ": a page, or what else the policy does not take for a yes; see central.url";
+        return status >= 500 ? ": the central itself fails" : "";
+    }
+}
+
 /* What to look at, in words of the configuration. */
-static const char *advice(const deputy_probe_answer *answer)
+static const char *advice(const deputy_probe_answer *answer, deputy_verdict verdict)
 {
     switch (answer->kind) {
     case DEPUTY_PROBE_CONNECT:
@@ -15,11 +35,9 @@ static const char *advice(const deputy_probe_answer *answer)
     case DEPUTY_PROBE_TIMEOUT:
         return ": no answer within timeouts.probeMs";
     case DEPUTY_PROBE_OK:
-        if (answer->status == 404)
-            return ": nothing is there; see central.url and central.probe";
-        if (answer->status == 405)
-            return ": it takes no such method; see central.probeMethod";
-        return answer->status >= 300 && answer->status < 400 ? ": redirects are not followed; see central.url" : "";
+        return advice_on_status(answer->status, verdict);
+    case DEPUTY_PROBE_PROTOCOL:
+        return ": no whole HTTP answer where central.url leads";
     default:
         return "";
     }
@@ -33,7 +51,8 @@ static void explain(const struct host *host, const char *llm, deputy_verdict ver
                  host->config.file);
     else if (host->options->verbose)
         fprintf(stderr, "deputy probe: %s: %s (probe: %s, status %d, %.1f ms)%s\n", llm, deputy_verdict_name(verdict),
-                deputy_probe_kind_name(answer->kind), answer->status, (double)answer->us / 1000, advice(answer));
+                deputy_probe_kind_name(answer->kind), answer->status, (double)answer->us / 1000,
+                advice(answer, verdict));
 }
 
 static int probe(struct host *host, const char *llm)
