@@ -171,6 +171,17 @@ describe("README.md", function()
     assert.is_true(count >= 10)
   end)
 
+  it("names every header of its own that deputy serve takes or gives", function()
+    local seen, count = {}, 0
+    for name in shell.run{ "grep", "-rhoE", "x-deputy-[a-z]+", "src/gateway", "--include=*.c" }.stdout:gmatch("%S+") do
+      if not seen[name] then
+        seen[name], count = true, count + 1
+        assert.is_truthy(readme:find("`" .. name, 1, true), name)
+      end
+    end
+    assert.is_true(count >= 4)
+  end)
+
   it("names every finding of deputy verify", function()
     local count = 0
     for name in tmp.read("lua/deputy/verify_report.lua"):match("local TITLES = {(.-)\n}"):gmatch("\n  ([%l_]+) =") do
