@@ -7,7 +7,8 @@
  *
  * Threads: everything runs on the engine's thread, unless the provider sets DEPUTY_PROVIDER_BLOCKS. Then complete,
  * list_models and is_available are called on a worker thread and may wait there; they answer on that thread, and the
- * call ends at the latest when they return. cancel still comes on the engine's thread, while they may be running.
+ * call ends at the latest when they return. cancel still comes on the engine's thread, while they may be running; the
+ * call and its data are theirs until they return.
  */
 #ifndef DEPUTY_PROVIDER_H
 #define DEPUTY_PROVIDER_H
@@ -78,7 +79,8 @@ DEPUTY_API void deputy_provider_unref(deputy_provider *provider); /* NULL is all
 /* Asked right before the first byte of the request leaves. DEPUTY_OK: send. DEPUTY_ESTALE: the permit grew old while
  * the provider waited (for a queue, a model, a connection): send nothing, touch the call no more; the engine asks the
  * central again and, when it still allows, calls complete again, otherwise withdrawn. DEPUTY_ECANCELED: the call is
- * over. A provider that sends at once need not ask. Engine's thread only. */
+ * over. DEPUTY_ENOMEM (with DEPUTY_PROVIDER_BLOCKS, whose complete asks on its own thread, and after DEPUTY_ESTALE
+ * returns): send nothing. A provider that sends at once need not ask. */
 DEPUTY_API int deputy_call_admit(deputy_call *call);
 
 /* What the provider may keep for this call: one pointer, NULL at first. */

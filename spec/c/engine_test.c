@@ -2142,6 +2142,112 @@ static void freed_while_a_provider_blocks(void **state)
     host_free(h);
 }
 
+/* Waits before it asks to send, on its thread, and keeps what it needs with the call. */
+struct loader {
+    int waits_ms[2], then_ms;
+    atomic_int asked, cancelled, codes[2];
+    atomic_bool lost_data, release;
+};
+
+static int load_complete(void *self, deputy_call *call, const deputy_request *request)
+{
+    struct loader *l = self;
+    int n = atomic_fetch_add(&l->asked, 1);
+    (void)request;
+    deputy_call_set_data(call, l);
+    nap_ms(l->waits_ms[n]);
+    int code = deputy_call_admit(call);
+    atomic_store(&l->codes[n], code);
+    for (int i = 0; i < l->then_ms && !atomic_load(&l->release); i++)
+        nap_ms(1);
+    atomic_store(&l->lost_data, deputy_call_data(call) != l);
+    return code == DEPUTY_OK ? deputy_reply_json(call, "{}", 2) : DEPUTY_OK;
+}
+
+static void load_cancel(void *self, deputy_call *call)
+{
+    struct loader *l = self;
+    assert_ptr_equal(deputy_call_data(call), l);
+    atomic_fetch_add(&l->cancelled, 1);
+    atomic_store(&l->release, true);
+}
+
+static const deputy_provider_vtable loader_vtable = {
+    .abi = DEPUTY_PROVIDER_ABI,
+    .size = sizeof(loader_vtable),
+    .flags = DEPUTY_PROVIDER_BLOCKS | DEPUTY_PROVIDER_WAITS,
+    .complete = load_complete,
+    .cancel = load_cancel,
+};
+
+static void start_loader(struct host *h, struct loader *l)
+{
+    deputy_request request = request_for(h);
+    request.llm = "haiku";
+    h->primary.conduct = FAIL;
+    deputy_register(h->engine, provider_of("loader", &loader_vtable, l), NULL);
+    deputy_register_failover(h->engine, "haiku", "loader", NULL);
+    start_with(h, &request, &h->seen);
+}
+
+static void a_blocking_provider_that_waits(void **state)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    struct loader slow = {.waits_ms = {150}}, deaf = {.then_ms = 5000};
+    (void)state;
+    o.timeouts = (deputy_timeouts){.first_byte_ms = 60, .total_ms = 3000};
+    struct host *h = host_new(&o);
+    start_loader(h, &slow); /* before it sends, no timeout of a leg counts */
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, "{}", "primary:connect probe:ok local:ok");
+    host_free(h);
+
+    h = host_new(&o);
+    start_loader(h, &deaf); /* after it, they do */
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_FAILED, 0, "", "primary:connect probe:ok local:timeout");
+    assert_true(h->seen.outcome.us < 2000000);
+    deputy_engine_free(h->engine);
+    h->engine = NULL;
+    assert_int_equal(atomic_load(&deaf.cancelled), 1);
+    assert_false(atomic_load(&deaf.lost_data));
+    host_free(h);
+}
+
+static void an_old_permit_of_a_blocking_provider_is_renewed(void **state)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    struct loader twice = {.waits_ms = {80}}, denied = {.waits_ms = {80}}, gone = {.waits_ms = {100}};
+    (void)state;
+    o.permit_ms = 40;
+    struct host *h = host_new(&o);
+    start_loader(h, &twice);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, "{}", "primary:connect probe:ok local:ok probe:ok");
+    assert_int_equal(atomic_load(&twice.codes[0]), DEPUTY_ESTALE);
+    assert_int_equal(atomic_load(&twice.codes[1]), DEPUTY_OK);
+    host_free(h);
+
+    h = host_new(&o);
+    h->probe_status[1] = 403;
+    start_loader(h, &denied);
+    finish(h);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_FAILED);
+    assert_int_equal(h->seen.outcome.verdict, DEPUTY_FORBIDDEN);
+    assert_int_equal(atomic_load(&denied.asked), 1);
+    host_free(h);
+
+    h = host_new(&o);
+    start_loader(h, &gone);
+    TURN_UNTIL(h, atomic_load(&gone.asked));
+    deputy_cancel(h->engine, h->seen.run);
+    finish(h);
+    deputy_engine_free(h->engine);
+    h->engine = NULL;
+    assert_int_equal(atomic_load(&gone.codes[0]), DEPUTY_ECANCELED);
+    host_free(h);
+}
+
 static void cancelled_while_it_waits_for_a_thread(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2340,6 +2446,8 @@ int main(void)
         cmocka_unit_test(a_blocking_provider_with_a_slow_reader),
         cmocka_unit_test(a_blocking_provider_is_cancelled),
         cmocka_unit_test(freed_while_a_provider_blocks),
+        cmocka_unit_test(a_blocking_provider_that_waits),
+        cmocka_unit_test(an_old_permit_of_a_blocking_provider_is_renewed),
         cmocka_unit_test(cancelled_while_it_waits_for_a_thread),
         cmocka_unit_test(denied_while_it_waits_for_a_thread),
         cmocka_unit_test(asking_a_provider_that_blocks),

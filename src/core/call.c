@@ -297,7 +297,8 @@ void call_stop(struct deputy_call *call)
         v->cancel(call->provider->self, call);
         call->engine->depth--;
     }
-    call->data = NULL;
+    if (!call->worker) /* its thread may still look */
+        call->data = NULL;
 }
 
 void call_fail(struct deputy_call *call, const deputy_failure *failure)
@@ -308,17 +309,24 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure)
 
 /* ---- for providers ---------------------------------------------------------------------------------------------- */
 
-static int begin_to_send(struct deputy_call *call)
+void call_sends(struct deputy_call *call)
 {
     if (call->waits)
         call->sent_us = loop_now_us();
     call->waits = false;
+}
+
+static int begin_to_send(struct deputy_call *call)
+{
+    call_sends(call);
     return DEPUTY_OK;
 }
 
 int deputy_call_admit(deputy_call *call)
 {
     const deputy_options *o = &call->engine->options;
+    if (call->worker)
+        return worker_admit(call);
     if (!call->live)
         return DEPUTY_ECANCELED;
     if (call->purpose != CALL_LOCAL || o->gate == DEPUTY_GATE_POLICY)

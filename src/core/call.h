@@ -54,7 +54,7 @@ struct deputy_call {
     bool dropped;           /* a hedge gave it up: it has no word in the outcome */
     bool lingering;         /* all that matters has come; a clean end is awaited for a moment */
     deputy_request request; /* what the provider is asked; borrowed from the owner */
-    void *data;             /* the provider's */
+    void *_Atomic data;     /* the provider's; a thread of its own may set what cancel reads */
     char *key;              /* that the provider is asked with, or NULL: for no message */
     struct permit permit;   /* CALL_LOCAL: what it was dispatched on */
     struct claim claim;
@@ -105,6 +105,7 @@ void call_fail(struct deputy_call *call, const deputy_failure *failure);
 
 /* For reply.c: the provider has ended the call. */
 void call_settle(struct deputy_call *call, enum call_state state);
+void call_sends(struct deputy_call *call);   /* the first byte of the request leaves now */
 void call_rewatch(struct deputy_call *call); /* another timeout counts from now on */
 void call_linger(struct deputy_call *call, uint64_t ms);
 

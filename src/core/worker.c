@@ -9,7 +9,7 @@
 
 enum { ROOM = 256 << 10 }; /* what is posted and not delivered */
 
-enum post_kind { POST_HEAD, POST_BYTES, POST_MODEL, POST_END, POST_FAIL, POST_STALE };
+enum post_kind { POST_ADMITTED, POST_HEAD, POST_BYTES, POST_MODEL, POST_END, POST_FAIL, POST_STALE };
 
 struct post {
     struct post *prev, *next;
@@ -141,12 +141,33 @@ int worker_post_end(struct deputy_call *call, const deputy_failure *failure, boo
     return post(call, p);
 }
 
+static bool may_send(struct deputy_call *call, bool revoked)
+{
+    const deputy_options *o = &call->engine->options;
+    if (call->purpose != CALL_LOCAL || o->gate == DEPUTY_GATE_POLICY)
+        return true;
+    return !revoked && gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, gate_now_us());
+}
+
+int worker_admit(struct deputy_call *call)
+{
+    struct worker *w = call->worker;
+    pthread_mutex_lock(&w->lock);
+    bool over = w->given_up || w->ended, revoked = w->revoked;
+    pthread_mutex_unlock(&w->lock);
+    if (over)
+        return DEPUTY_ECANCELED;
+    bool may = may_send(call, revoked);
+    struct post *p = new_post(may ? POST_ADMITTED : POST_STALE, NULL, 0);
+    int code = p ? post(call, p) : DEPUTY_ENOMEM;
+    return code != DEPUTY_OK || may ? code : DEPUTY_ESTALE;
+}
+
 static void work(uv_work_t *work)
 {
     struct worker *w = work->data;
     struct deputy_call *call = w->call;
     const deputy_provider_vtable *v = call->provider->vtable;
-    const deputy_options *o = &call->engine->options;
     void *self = call->provider->self;
     pthread_mutex_lock(&w->lock);
     bool given_up = w->given_up, revoked = w->revoked;
@@ -161,8 +182,7 @@ static void work(uv_work_t *work)
         w->code = v->is_available ? v->is_available(self, call) : deputy_reply_end(call);
         return;
     case CALL_LOCAL: /* it may have waited long for a thread */
-        if (o->gate == DEPUTY_GATE_PROBE &&
-            (revoked || !gate_holds(&call->permit, &call->claim, (uint64_t)o->permit_ms * 1000, gate_now_us()))) {
+        if (!may_send(call, revoked)) {
             struct post *p = new_post(POST_STALE, NULL, 0);
             w->code = p ? post(call, p) : DEPUTY_ENOMEM;
             return;
@@ -180,6 +200,9 @@ static void work(uv_work_t *work)
 static bool take(struct deputy_call *call, struct post *p)
 {
     switch (p->kind) {
+    case POST_ADMITTED:
+        call_sends(call);
+        return true;
     case POST_HEAD:
         if (reply_take_head(call, p->status, p->headers.list, p->headers.n) != DEPUTY_OK && call->live)
             call_fail(call, NULL);
@@ -243,6 +266,8 @@ static void wait_over(struct deputy_call *call)
     if (abandoned) {
         call_free(call);
     } else if (call->stale) {
+        if (!PROVIDER_HAS(call->provider->vtable, withdrawn))
+            deputy_call_set_data(call, NULL);
         call->owner->settled(call);
     } else if (call->live && silent) {
         deputy_failure failure;

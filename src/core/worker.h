@@ -15,6 +15,9 @@ int worker_post_bytes(struct deputy_call *call, const void *bytes, size_t len);
 int worker_post_model(struct deputy_call *call, const char *model);
 int worker_post_end(struct deputy_call *call, const deputy_failure *failure_or_null, bool failed);
 
+/* deputy_call_admit, from the worker's thread. */
+int worker_admit(struct deputy_call *call);
+
 /* On the loop's thread: delivers what was posted, as far as the call takes it. */
 void worker_deliver(struct deputy_call *call);
 
