@@ -2248,6 +2248,40 @@ static void an_old_permit_of_a_blocking_provider_is_renewed(void **state)
     host_free(h);
 }
 
+static const deputy_provider_vtable forgetful_vtable = {
+    .abi = DEPUTY_PROVIDER_ABI,
+    .size = sizeof(forgetful_vtable),
+    .flags = DEPUTY_PROVIDER_WAITS,
+    .complete = actor_complete,
+    .cancel = actor_cancel,
+    .destroy = actor_destroy,
+};
+
+static void a_waiting_provider_that_never_asks_to_send(void **state)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    struct actor a = {0};
+    (void)state;
+    o.timeouts = (deputy_timeouts){.first_token_ms = 60, .idle_ms = 60, .total_ms = 3000};
+    struct host *h = host_new(&o);
+    deputy_request request = request_for(h);
+    request.stream = DEPUTY_STREAM_YES;
+    request.primary = provider_of("forgetful", &forgetful_vtable, &a);
+    h->probe_status[0] = 403;
+    start_with(h, &request, &h->seen);
+    deputy_provider_unref(request.primary);
+    until_asked(h, &a, 1);
+    nap_ms(100);
+    turns(h, 2);
+    assert_int_equal(deputy_reply_head(a.call, 200, &sse_type, 1), DEPUTY_OK); /* what answers has begun */
+    bytes_to(a.call, EVENT("a"));
+    finish(h);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CUT);
+    assert_string_equal(h->seen.failure.code, "idle");
+    assert_true(h->seen.outcome.us < 2000000);
+    host_free(h);
+}
+
 static void cancelled_while_it_waits_for_a_thread(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2448,6 +2482,7 @@ int main(void)
         cmocka_unit_test(freed_while_a_provider_blocks),
         cmocka_unit_test(a_blocking_provider_that_waits),
         cmocka_unit_test(an_old_permit_of_a_blocking_provider_is_renewed),
+        cmocka_unit_test(a_waiting_provider_that_never_asks_to_send),
         cmocka_unit_test(cancelled_while_it_waits_for_a_thread),
         cmocka_unit_test(denied_while_it_waits_for_a_thread),
         cmocka_unit_test(asking_a_provider_that_blocks),

@@ -61,6 +61,7 @@ int reply_take_head(struct deputy_call *call, int status, const deputy_header *h
     if (call->has_head || status < 200 || status > 999)
         return DEPUTY_EINVAL;
     const char *type = header_find(headers, n_headers, "content-type");
+    call_sends(call); /* if not before */
     call->status = status;
     call->has_head = true;
     call->last_us = loop_now_us();
