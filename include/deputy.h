@@ -243,7 +243,7 @@ typedef struct deputy_options {
                                  a probe function is set; without either, every probe is unreachable */
     const char *bearer_token; /* for requests that bring none; NULL for none */
     const char *ca_file;      /* PEM bundle to trust instead of the system's, or NULL */
-    const char *probe_path;   /* ["/api/v1/llms/{llm}"] */
+    const char *probe_path;   /* ["/api/v1/llms/{llm}"]; {llm} must be in it */
     bool probe_get; /* the probe is a GET, for a central that answers HEAD with 405. What comes is thrown away;
                        over 64 KiB, or without a length, it counts for nothing */
     const deputy_route *inference; /* [chat/completions -> /api/v1/llms/{llm}/infer, * -> /v1/{endpoint}] */

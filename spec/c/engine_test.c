@@ -1512,6 +1512,19 @@ static void what_does_not_fit_is_refused(void **state)
     assert_non_null(strstr(error.message, "DEPUTY_INIT"));
     assert_null(engine);
     assert_int_equal(deputy_engine_new(NULL, &engine, &error), DEPUTY_EINVAL);
+    static const char *const paths[] = {"/health", "", "/{LLM}", "/{llm}/{endpoint}", "/{llm}/..", "/{llm} x"};
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        o = options_for(h);
+        o.probe_path = paths[i]; /* its answer would be about no LLM, or about each */
+        assert_int_equal(deputy_engine_new(&o, &engine, &error), DEPUTY_EINVAL);
+        assert_non_null(strstr(error.message, "probe_path"));
+    }
+    deputy_route route = {"*", "/v1/{model}"};
+    o = options_for(h);
+    o.inference = &route;
+    o.n_inference = 1;
+    assert_int_equal(deputy_engine_new(&o, &engine, &error), DEPUTY_EINVAL);
+    assert_non_null(strstr(error.message, "inference: path: expected {llm} or {endpoint}"));
 
     deputy_provider_vtable v = actor_vtable;
     v.abi++;

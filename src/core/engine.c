@@ -116,6 +116,29 @@ static int copy_options(deputy_options *o)
     return copy_routes(o);
 }
 
+static int check_path(const char *what, const char *path, const char *endpoint, deputy_error *error)
+{
+    deputy_error why = {0};
+    char *url;
+    int code = url_expand("http://central", path, "llm", endpoint, &url, &why);
+    free(url);
+    return code == DEPUTY_OK ? code : error_set(error, code, "%s: %s", what, why.message);
+}
+
+/* A probe of a path that names no LLM would ask something else, and its yes would open every LLM. */
+static int check_paths(const deputy_options *o, deputy_error *error)
+{
+    int code = DEPUTY_OK;
+    if (o->probe_path && !strstr(o->probe_path, "{llm}"))
+        return error_set(error, DEPUTY_EINVAL, "probe_path: expected {llm} in it, got \"%.128s\"", o->probe_path);
+    if (o->probe_path)
+        code = check_path("probe_path", o->probe_path, NULL, error);
+    for (size_t i = 0; code == DEPUTY_OK && o->inference && i < o->n_inference; i++)
+        if (o->inference[i].path)
+            code = check_path("inference", o->inference[i].path, "endpoint", error);
+    return code;
+}
+
 static int check_options(const deputy_options *options, deputy_error *error)
 {
     int code = DEPUTY_OK;
@@ -134,7 +157,7 @@ static int check_options(const deputy_options *options, deputy_error *error)
     if (code == DEPUTY_OK && options->n_inference && !options->inference)
         code = error_set(error, DEPUTY_EINVAL, "inference: n_inference is %zu but there are no routes",
                          options->n_inference);
-    return code;
+    return code == DEPUTY_OK ? check_paths(options, error) : code;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
