@@ -1497,6 +1497,25 @@ static void without_a_policy(void **state)
 /* ---- what is refused, in words --------------------------------------------------------------------------------------
  */
 
+/* SIZE_MAX and the like stand for "no limit" with many hosts. */
+static void limits_as_large_as_they_go(void **state)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    (void)state;
+    memset(&o.limits, 0xff, sizeof(o.limits));
+    memset(&o.timeouts, 0xff, sizeof(o.timeouts));
+    o.permit_ms = UINT32_MAX;
+    struct host *h = host_new(&o);
+    load_route(h, "local t = {} for i = 1, 1000 do t[i] = {} end\n"
+                  "run:primary() run:probe() return run:complete(run:failover())");
+    h->primary.conduct = FAIL;
+    h->local.conduct = JSON;
+    start(h);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, "{\"from\":\"local\"}", "primary:connect probe:ok local:ok");
+    host_free(h);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2472,6 +2491,7 @@ int main(void)
         cmocka_unit_test(asking_a_provider),
         cmocka_unit_test(check_auth_waits_for_a_verdict),
         cmocka_unit_test(without_a_policy),
+        cmocka_unit_test(limits_as_large_as_they_go),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(what_a_stand_in_gets_to_see),
         cmocka_unit_test(the_words_of_an_error),

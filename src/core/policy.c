@@ -207,7 +207,7 @@ void policy_budget(const deputy_limits *limits, struct budget *budget)
     memset(budget, 0, sizeof(*budget));
     budget->instructions = limits->policy_instructions;
     budget->compute_us = (uint64_t)limits->policy_ms * 1000;
-    budget->max_bytes = (int64_t)limits->policy_run_bytes;
+    budget->max_bytes = limits->policy_run_bytes < INT64_MAX / 2 ? (int64_t)limits->policy_run_bytes : INT64_MAX / 2;
 }
 
 void *policy_host(lua_State *L)
