@@ -1593,6 +1593,40 @@ static void what_does_not_fit_is_refused(void **state)
     host_free(h);
 }
 
+static void null_is_an_error_like_others(void **state)
+{
+    struct host *h = host_new(NULL);
+    deputy_error error = {0};
+    deputy_request request = request_for(h);
+    deputy_options o = options_for(h);
+    deputy_reply reply = DEPUTY_INIT(deputy_reply);
+    deputy_header headers[] = {{"X-One", NULL}, {NULL, "1"}};
+    bool yes;
+    char *report;
+    (void)state;
+    request.n_headers = 1;
+    assert_int_equal(deputy_run(h->engine, &request, &reply, &error), DEPUTY_EINVAL);
+    assert_non_null(strstr(error.message, "headers is NULL"));
+    for (int i = 0; i < 2; i++) {
+        request.headers = &headers[i];
+        assert_int_equal(deputy_run(h->engine, &request, &reply, &error), DEPUTY_EINVAL);
+    }
+    request.n_headers = SIZE_MAX;
+    assert_int_equal(deputy_run(h->engine, &request, &reply, &error), DEPUTY_ELIMIT);
+    assert_int_equal(deputy_check_auth(h->engine, "claude", NULL, NULL, NULL, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_is_available(h->engine, "local", 0, NULL, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_engine_new(&o, NULL, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_provider_new("p", &actor_vtable, NULL, NULL, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_load_policy(h->engine, NULL, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_load_policy_text(h->engine, NULL, "", 0, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_load_policy_text(h->engine, "p", NULL, 1, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_verify_policy(NULL, NULL, &report, &yes, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_verify_policy(NULL, "p", NULL, &yes, &error), DEPUTY_EINVAL);
+    assert_int_equal(deputy_verify_policy(NULL, "p", &report, NULL, &error), DEPUTY_EINVAL);
+    assert_null(deputy_failover_for(h->engine, NULL));
+    host_free(h);
+}
+
 static void what_a_stand_in_gets_to_see(void **state)
 {
     static const deputy_header headers[] = {
@@ -2493,6 +2527,7 @@ int main(void)
         cmocka_unit_test(without_a_policy),
         cmocka_unit_test(limits_as_large_as_they_go),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(null_is_an_error_like_others),
         cmocka_unit_test(what_a_stand_in_gets_to_see),
         cmocka_unit_test(the_words_of_an_error),
         cmocka_unit_test(unregistered_while_it_answers),

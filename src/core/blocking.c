@@ -151,6 +151,8 @@ int deputy_check_auth(deputy_engine *engine, const char *llm, const char *bearer
     deputy_reply reply = {.size = sizeof(reply)};
     deputy_probe_answer none = {.kind = DEPUTY_PROBE_NO_TOKEN};
     struct waiter w = {.reply = &reply, .answer = answer ? answer : &none};
+    if (!verdict)
+        return error_set(error, DEPUTY_EINVAL, "expected a place for the verdict, got NULL");
     *verdict = DEPUTY_UNREACHABLE;
     *w.answer = none;
     int code = engine_enter(engine, true, error);
@@ -212,6 +214,8 @@ int deputy_is_available(deputy_engine *engine, const char *provider, uint32_t ti
                         deputy_error *error)
 {
     struct told told = {0};
+    if (!available)
+        return error_set(error, DEPUTY_EINVAL, "expected a place for the answer, got NULL");
     *available = false;
     int code = ask_provider(engine, provider, CALL_AVAILABLE, timeout_ms, &told, error);
     *available = code == DEPUTY_OK && told.code == DEPUTY_OK;

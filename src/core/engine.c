@@ -293,6 +293,8 @@ int engine_new(const deputy_options *options, struct registry *registry, deputy_
 
 int deputy_engine_new(const deputy_options *options, deputy_engine **engine, deputy_error *error)
 {
+    if (!engine)
+        return error_set(error, DEPUTY_EINVAL, "expected a place for the engine, got NULL");
     return engine_new(options, NULL, engine, error);
 }
 
@@ -505,7 +507,7 @@ int deputy_register_failover(deputy_engine *engine, const char *llm, const char 
 const char *deputy_failover_for(const deputy_engine *engine, const char *llm)
 {
     deputy_provider *const *list;
-    return registry_candidates(engine->registry, llm, &list) > 0 ? list[0]->name : NULL;
+    return llm && registry_candidates(engine->registry, llm, &list) > 0 ? list[0]->name : NULL;
 }
 
 int deputy_list_failovers(const deputy_engine *engine, deputy_failover_fn each, void *user)

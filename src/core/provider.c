@@ -9,6 +9,8 @@
 int deputy_provider_new(const char *name, const deputy_provider_vtable *vtable, void *self, deputy_provider **provider,
                         deputy_error *error)
 {
+    if (!provider)
+        return error_set(error, DEPUTY_EINVAL, "expected a place for the provider, got NULL");
     *provider = NULL;
     int code = url_name_check("provider name", name, error);
     if (code != DEPUTY_OK)

@@ -94,6 +94,11 @@ static int check_request(const deputy_engine *engine, const deputy_request *r, c
         return error_set(error, DEPUTY_EINVAL, "method: expected \"POST\" or \"GET\", got \"%s\"", r->method);
     if (r->n_headers > 60)
         return error_set(error, DEPUTY_ELIMIT, "a request passes on at most 60 headers, got %zu", r->n_headers);
+    if (r->n_headers > 0 && !r->headers)
+        return error_set(error, DEPUTY_EINVAL, "headers is NULL but n_headers is %zu", r->n_headers);
+    for (size_t i = 0; i < r->n_headers; i++)
+        if (!r->headers[i].name || !r->headers[i].value)
+            return error_set(error, DEPUTY_EINVAL, "header number %zu has no name or no value", i + 1);
     if (engine->n_runs >= engine->options.limits.max_runs)
         return error_set(error, DEPUTY_ELIMIT, "%u runs are in flight, which is the limit (limit: maxInFlight)",
                          engine->options.limits.max_runs);

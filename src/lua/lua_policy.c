@@ -44,6 +44,8 @@ int deputy_load_policy_text(deputy_engine *engine, const char *name, const char 
     int code = engine_enter(engine, false, error);
     if (code != DEPUTY_OK)
         return code;
+    if (!name || (!text && len > 0))
+        return error_set(error, DEPUTY_EINVAL, "expected a policy's name and its text, got NULL");
     if (len > SCRIPT_MAX)
         return error_set(error, DEPUTY_ELIMIT, "%s: a policy has at most %d bytes, this one has %zu", name, SCRIPT_MAX,
                          len);
@@ -62,6 +64,8 @@ int lua_policy_read(const char *path, char **text, size_t *len, deputy_error *er
 {
     *text = NULL;
     *len = 0;
+    if (!path)
+        return error_set(error, DEPUTY_EINVAL, "expected the path of a policy, got NULL");
     FILE *file = fopen(path, "rb");
     if (!file)
         return error_set(error, DEPUTY_EIO, "cannot read the policy %s: no such file, or not readable", path);

@@ -216,6 +216,8 @@ int deputy_verify_policy(const deputy_verify_options *options, const char *path,
     const deputy_verify_options *o = options ? options : &defaults;
     char *text;
     size_t len;
+    if (!report || !fail_closed)
+        return error_set(error, DEPUTY_EINVAL, "expected places for the report and the finding, got NULL");
     *report = NULL;
     *fail_closed = false;
     if (o->size != sizeof(*o))
