@@ -278,7 +278,8 @@ DEPUTY_API int deputy_engine_new(const deputy_options *options, deputy_engine **
 
 /* Ends every run (on_end is called for each, CANCELLED), waits for providers that block, and frees. NULL is allowed.
  * From inside a callback it does nothing but log: an engine cannot free itself while it stands on the stack. With a
- * lent loop the loop is run until the engine's handles are closed. */
+ * lent loop the loop is run until the engine's handles are closed, so that other callbacks of that loop may come from
+ * inside this call. */
 DEPUTY_API void deputy_engine_free(deputy_engine *engine);
 
 /* Loads a policy script (text only, no bytecode) into a fresh Lua state and swaps it in when all of it went well; runs

@@ -2465,6 +2465,38 @@ static void on_the_hosts_own_loop(void **state)
     host_free(h);
 }
 
+static void stop_and_free(uv_timer_t *timer)
+{
+    struct host *h = timer->data;
+    if (!h->engine) /* it goes on */
+        return;
+    uv_stop(timer->loop);
+    deputy_engine_free(h->engine);
+    h->engine = NULL;
+    uv_timer_start(timer, stop_and_free, 50, 0);
+}
+
+/* How a host on libuv ends: in the callback of a signal. */
+static void freed_by_a_loop_that_stops(void **state)
+{
+    uv_loop_t loop;
+    uv_timer_t timer;
+    (void)state;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    deputy_options o = {.loop = &loop};
+    struct host *h = host_new(&o);
+    start(h);
+    assert_int_equal(uv_timer_init(&loop, &timer), 0);
+    timer.data = h;
+    uv_timer_start(&timer, stop_and_free, 5, 0);
+    assert_int_not_equal(uv_run(&loop, UV_RUN_DEFAULT), 0); /* stopped: the timer is still there */
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CANCELLED);
+    uv_close((uv_handle_t *)&timer, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&loop), 0);
+    host_free(h);
+}
+
 static void words(void **state)
 {
     (void)state;
@@ -2555,6 +2587,7 @@ int main(void)
         cmocka_unit_test(denied_while_it_waits_for_a_thread),
         cmocka_unit_test(asking_a_provider_that_blocks),
         cmocka_unit_test(on_the_hosts_own_loop),
+        cmocka_unit_test(freed_by_a_loop_that_stops),
         cmocka_unit_test(words),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);

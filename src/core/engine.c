@@ -332,6 +332,8 @@ void deputy_engine_free(deputy_engine *engine)
                    "deputy_engine_free was called from inside a callback of the same engine: nothing was freed");
         return;
     }
+    uv_loop_t *lent = engine->options.loop;
+    bool stopping = lent && lent->stop_flag != 0; /* a uv_run inside uv_run takes that for its own */
     if (engine->loop) {
         if (engine->handles > 0)
             end_all_runs(engine);
@@ -342,6 +344,8 @@ void deputy_engine_free(deputy_engine *engine)
     registry_unref(engine->registry);
     timer_pool_free(engine->timers);
     loop_free(engine->loop);
+    if (stopping)
+        uv_stop(lent);
     DL_FOREACH_SAFE (engine->cancels, c, next)
         free(c);
     pthread_mutex_destroy(&engine->lock);
