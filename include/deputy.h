@@ -8,6 +8,9 @@
  * the reply functions of a provider that blocks (deputy/provider.h) may be called. A host that wants N cores makes N
  * engines.
  *
+ * Processes: an engine belongs to the process that made it. After fork the child makes its own and leaves its parent's
+ * alone: freeing that would stop what the parent waits for.
+ *
  * Sizes: every struct that a host fills begins with its own size, so that a host built against an older header keeps
  * working: DEPUTY_INIT(deputy_options) zeroes one and sets it. A zero in any other field means "the default".
  *
