@@ -598,6 +598,22 @@ static void a_failure_that_says_nothing(void **state)
     host_free(h);
 }
 
+static void a_failure_that_is_too_long(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->probe_status[0] = 403;
+    h->primary.conduct = FAIL;
+    memset(h->primary.failure.code, 'c', sizeof(h->primary.failure.code));
+    memset(h->primary.failure.message, 'm', sizeof(h->primary.failure.message));
+    load_route(h, "local _, failure = run:primary() run:log('warn', failure.message) return nil, failure");
+    start(h);
+    finish(h);
+    assert_int_equal(strnlen(h->seen.failure.code, 100), sizeof(h->seen.failure.code) - 1);
+    assert_int_equal(strnlen(h->seen.failure.message, 500), sizeof(h->seen.failure.message) - 1);
+    host_free(h);
+}
+
 /* ---- streams, pause and resume ------------------------------------------------------------------------------------
  */
 
@@ -2092,6 +2108,7 @@ static int block_models(void *self, deputy_call *call)
 {
     (void)self;
     nap_ms(2);
+    assert_int_equal(deputy_reply_model(call, NULL), DEPUTY_EINVAL);
     deputy_reply_model(call, "slow");
     return deputy_reply_end(call);
 }
@@ -2522,6 +2539,7 @@ int main(void)
         cmocka_unit_test(a_provider_that_declines),
         cmocka_unit_test(a_provider_that_misbehaves),
         cmocka_unit_test(a_failure_that_says_nothing),
+        cmocka_unit_test(a_failure_that_is_too_long),
         cmocka_unit_test(a_stream_flows_from_its_first_output),
         cmocka_unit_test(a_stream_cut_after_output),
         cmocka_unit_test(a_stream_cut_before_output),

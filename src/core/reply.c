@@ -238,10 +238,13 @@ int reply_take_fail(struct deputy_call *call, const deputy_failure *failure)
     if (call->is_stream && call->sse.done && !call->sse.error) /* how the connection ends no longer matters */
         return reply_take_end(call);
     int64_t wait = call->failure.retry_after_ms;
-    if (failure)
+    if (failure) {
         call->failure = *failure;
-    else
+        call->failure.code[sizeof(call->failure.code) - 1] = '\0'; /* strncpy leaves it out */
+        call->failure.message[sizeof(call->failure.message) - 1] = '\0';
+    } else {
         failed(call, DEPUTY_FAILURE_ERROR, "provider", "failed without saying why");
+    }
     if (!failure || call->failure.retry_after_ms == 0)
         call->failure.retry_after_ms = wait;
     bool says_nothing = call->failure.kind == DEPUTY_FAILURE_STATUS && call->failure.status == 0;
@@ -351,6 +354,8 @@ int deputy_reply_bytes(deputy_call *call, const void *bytes, size_t len)
 
 int deputy_reply_model(deputy_call *call, const char *model)
 {
+    if (!model)
+        return DEPUTY_EINVAL;
     return call->worker ? worker_post_model(call, model) : reply_take_model(call, model);
 }
 
