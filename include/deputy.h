@@ -388,7 +388,7 @@ DEPUTY_API void deputy_resume(deputy_engine *engine, deputy_run_id run);
 DEPUTY_API int deputy_progress(const deputy_engine *engine, deputy_run_id run, deputy_trace *leg);
 
 /* The local provider whose reply the run's sink gets, or NULL: the primary's, or nothing is decided yet. From on_head
- * on; the string lives until on_end returns. */
+ * on; the string lives until on_end returns, inside which outcome->via says it. */
 DEPUTY_API const char *deputy_via(const deputy_engine *engine, deputy_run_id run);
 
 /* What a request's body says at its top level, found without a tree: the LLM ("model", decoded, into llm) and whether
@@ -409,9 +409,10 @@ typedef struct deputy_reply {
     deputy_outcome outcome;
 } deputy_reply;
 
-/* Runs to the end and returns DEPUTY_OK, DEPUTY_EFAILED (reply holds the primary's error as it came), DEPUTY_ECANCELED
- * or another code with error filled. DEPUTY_EBUSY from inside a callback, and on a lent loop, which the host turns. A
- * reply over limits.max_reply_bytes is a failure. Clear the reply in every case. */
+/* Runs to the end and returns DEPUTY_OK, DEPUTY_EFAILED (reply holds the primary's error as it came, or, when
+ * outcome.result is CUT, what had come of a reply), DEPUTY_ECANCELED or another code with error filled. DEPUTY_EBUSY
+ * from inside a callback, and on a lent loop, which the host turns. A reply over limits.max_reply_bytes is a failure.
+ * Clear the reply in every case. */
 DEPUTY_API int deputy_run(deputy_engine *engine, const deputy_request *request, deputy_reply *reply,
                           deputy_error *error);
 DEPUTY_API void deputy_reply_clear(deputy_reply *reply);

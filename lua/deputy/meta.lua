@@ -99,7 +99,7 @@ function deputy.registry() end
 ---@field bearer_token? string for requests that bring none
 ---@field policy? string path of the script; absent: the router.lua that came with the module
 ---@field ca_file? string PEM bundle to trust instead of the system's
----@field probe_path? string "/api/v1/llms/{llm}"
+---@field probe_path? string "/api/v1/llms/{llm}"; {llm} must be in it
 ---@field probe_method? "HEAD"|"GET" "GET" for a central that answers HEAD with 405
 ---@field inference? table<string, string> endpoint, or "*", to path
 ---@field settings? table reaches the script as `settings`
