@@ -207,6 +207,7 @@ test: deps clients
 check:
 	@BUILD=$(BUILD) spec/run $(ONLY)
 
+# The loader knows /usr/local/lib by its cache alone. Who may not write that has a PREFIX of his own.
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/include/deputy' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin' \
 	    '$(DESTDIR)$(LUADIR)' '$(DESTDIR)$(DATADIR)'
@@ -222,6 +223,7 @@ install: all
 	install -m 755 $(BUILD)/deputy '$(DESTDIR)$(PREFIX)/bin/'
 	install -m 755 $(BUILD)/deputy.so '$(DESTDIR)$(LUADIR)/'
 	cd lua && find . -name '*.lua' -exec install -D -m 644 {} '$(abspath $(DESTDIR)$(DATADIR))/lua/{}' \;
+	$(if $(DESTDIR),,PATH="$$PATH:/sbin:/usr/sbin" ldconfig 2>/dev/null || true)
 
 uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/include/deputy.h' '$(DESTDIR)$(PREFIX)/include/deputy/provider.h' \

@@ -85,6 +85,14 @@ describe("an installed copy", function()
     assert.matches("^%d+%.%d+%.%d+$", pkg_config("--modversion", "deputy")[1])
   end)
 
+  it("is made known to the loader, unless it is only staged", function()
+    local function recipe(to)
+      return run{ "make", "-n", "install", "BUILD=" .. build, "DESTDIR=" .. to, cwd = root }.stdout
+    end
+    assert.matches("ldconfig", recipe "", 1, true)
+    assert.is_nil(recipe(dest):find("ldconfig", 1, true))
+  end)
+
   local compilers = {
     C = { "cc", "-std=c11", "-D_GNU_SOURCE" },
     ["C++"] = { "c++", "-x", "c++", "-std=c++17" },
