@@ -2031,7 +2031,7 @@ static void the_gate_left_to_the_policy(void **state)
 /* ---- providers that block
  * --------------------------------------------------------------------------------------------- */
 
-enum deed { AT_ONCE, CHUNKS, NEVER, FAILING, DECLINING, LONG, UNTIL_CANCELLED, AFTER_END };
+enum deed { AT_ONCE, CHUNKS, NEVER, FAILING, DECLINING, LONG, UNTIL_CANCELLED, AFTER_END, HEADLESS };
 
 struct blocker {
     _Atomic(enum deed) deed;
@@ -2085,6 +2085,10 @@ static int block_complete(void *self, deputy_call *call, const deputy_request *r
             nap_ms(1);
         if (deputy_reply_json(call, "{}", 2) == DEPUTY_ECANCELED)
             atomic_fetch_add(&b->refused, 1);
+        break;
+    case HEADLESS:
+        deputy_reply_bytes(call, "{}", 2);
+        deputy_reply_end(call);
         break;
     case AFTER_END:
         deputy_reply_json(call, "{}", 2);
@@ -2167,6 +2171,18 @@ static void a_provider_that_blocks(void **state)
         assert_int_equal(atomic_load(&b.running), 0);
         host_free(h);
     }
+}
+
+static void a_blocking_provider_without_a_head(void **state)
+{
+    struct host *h = host_new(NULL);
+    struct blocker b = {0};
+    (void)state;
+    start_blocking(h, &b, HEADLESS, false);
+    finish(h);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_FAILED);
+    assert_non_null(strstr(h->seen.failure.message, "a body before the head"));
+    host_free(h);
 }
 
 static void a_blocking_provider_with_a_slow_reader(void **state)
@@ -2595,6 +2611,7 @@ int main(void)
         cmocka_unit_test(a_newer_no_takes_every_older_yes),
         cmocka_unit_test(the_gate_left_to_the_policy),
         cmocka_unit_test(a_provider_that_blocks),
+        cmocka_unit_test(a_blocking_provider_without_a_head),
         cmocka_unit_test(a_blocking_provider_with_a_slow_reader),
         cmocka_unit_test(a_blocking_provider_is_cancelled),
         cmocka_unit_test(freed_while_a_provider_blocks),

@@ -197,6 +197,19 @@ static void work(uv_work_t *work)
 /* ---- the loop's thread --------------------------------------------------------------------------------------------
  */
 
+/* On its own thread the provider was told that they are taken. */
+static int take_bytes(struct deputy_call *call, const struct post *p)
+{
+    int code = reply_take_bytes(call, p->bytes, p->len);
+    deputy_failure failure;
+    if (code != DEPUTY_EINVAL)
+        return code;
+    failure_set(&failure, DEPUTY_FAILURE_ERROR, 0, "provider", "provider '%s' sent a body before the head of its reply",
+                call->provider->name);
+    call_fail(call, &failure);
+    return code;
+}
+
 static bool take(struct deputy_call *call, struct post *p)
 {
     switch (p->kind) {
@@ -208,7 +221,7 @@ static bool take(struct deputy_call *call, struct post *p)
             call_fail(call, NULL);
         return true;
     case POST_BYTES:
-        return reply_take_bytes(call, p->bytes, p->len) != DEPUTY_PAUSE;
+        return take_bytes(call, p) != DEPUTY_PAUSE;
     case POST_MODEL:
         reply_take_model(call, p->bytes);
         return true;
