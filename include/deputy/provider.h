@@ -7,7 +7,8 @@
  *
  * Threads: everything runs on the engine's thread, unless the provider sets DEPUTY_PROVIDER_BLOCKS. Then complete,
  * list_models and is_available are called on a worker thread and may wait there; they answer on that thread, and the
- * call ends at the latest when they return. cancel still comes on the engine's thread, while they may be running; the
+ * call ends at the latest when they return. cancel still comes on the engine's thread, while they may be running, but
+ * not when they have ended the call; where one overtakes the other, a lock of the provider's keeps what both touch. The
  * call and its data are theirs until they return.
  */
 #ifndef DEPUTY_PROVIDER_H

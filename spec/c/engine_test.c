@@ -2204,6 +2204,23 @@ static void a_blocking_provider_with_a_slow_reader(void **state)
     host_free(h);
 }
 
+/* Its thread has said all and gone, with what it had on its stack. */
+static void a_blocking_provider_that_has_ended_is_not_cancelled(void **state)
+{
+    struct host *h = host_new(NULL);
+    struct blocker b = {0};
+    (void)state;
+    h->seen.pause_every = 1;
+    start_blocking(h, &b, CHUNKS, true);
+    TURN_UNTIL(h, atomic_load(&b.asked) == 1 && atomic_load(&b.running) == 0);
+    assert_true(h->seen.paused);
+    deputy_cancel(h->engine, h->seen.run);
+    finish(h);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CANCELLED);
+    assert_int_equal(atomic_load(&b.cancelled), 0);
+    host_free(h);
+}
+
 static void until_running(struct host *h, struct blocker *b)
 {
     TURN_UNTIL(h, atomic_load(&b->running));
@@ -2244,6 +2261,7 @@ static void freed_while_a_provider_blocks(void **state)
 /* Waits before it asks to send, on its thread, and keeps what it needs with the call. */
 struct loader {
     int waits_ms[2], then_ms;
+    int withdrawn;
     atomic_int asked, cancelled, codes[2];
     atomic_bool lost_data, release;
 };
@@ -2271,12 +2289,20 @@ static void load_cancel(void *self, deputy_call *call)
     atomic_store(&l->release, true);
 }
 
+static void load_withdrawn(void *self, deputy_call *call)
+{
+    struct loader *l = self;
+    assert_ptr_equal(deputy_call_data(call), l);
+    l->withdrawn++;
+}
+
 static const deputy_provider_vtable loader_vtable = {
     .abi = DEPUTY_PROVIDER_ABI,
     .size = sizeof(loader_vtable),
     .flags = DEPUTY_PROVIDER_BLOCKS | DEPUTY_PROVIDER_WAITS,
     .complete = load_complete,
     .cancel = load_cancel,
+    .withdrawn = load_withdrawn,
 };
 
 static void start_loader(struct host *h, struct loader *l)
@@ -2344,6 +2370,26 @@ static void an_old_permit_of_a_blocking_provider_is_renewed(void **state)
     deputy_engine_free(h->engine);
     h->engine = NULL;
     assert_int_equal(atomic_load(&gone.codes[0]), DEPUTY_ECANCELED);
+    host_free(h);
+}
+
+static void cancelled_before_an_old_permit_is_heard_of(void **state)
+{
+    deputy_options o = DEPUTY_INIT(deputy_options);
+    struct loader l = {.waits_ms = {60}};
+    (void)state;
+    o.permit_ms = 20;
+    struct host *h = host_new(&o);
+    atomic_store(&l.codes[0], 1);
+    start_loader(h, &l);
+    TURN_UNTIL(h, atomic_load(&l.asked));
+    while (atomic_load(&l.codes[0]) == 1) /* the loop stands still */
+        nap_ms(1);
+    deputy_cancel(h->engine, h->seen.run);
+    finish(h);
+    assert_int_equal(atomic_load(&l.codes[0]), DEPUTY_ESTALE);
+    assert_int_equal(l.withdrawn, 1);
+    assert_int_equal(atomic_load(&l.cancelled), 0);
     host_free(h);
 }
 
@@ -2613,10 +2659,12 @@ int main(void)
         cmocka_unit_test(a_provider_that_blocks),
         cmocka_unit_test(a_blocking_provider_without_a_head),
         cmocka_unit_test(a_blocking_provider_with_a_slow_reader),
+        cmocka_unit_test(a_blocking_provider_that_has_ended_is_not_cancelled),
         cmocka_unit_test(a_blocking_provider_is_cancelled),
         cmocka_unit_test(freed_while_a_provider_blocks),
         cmocka_unit_test(a_blocking_provider_that_waits),
         cmocka_unit_test(an_old_permit_of_a_blocking_provider_is_renewed),
+        cmocka_unit_test(cancelled_before_an_old_permit_is_heard_of),
         cmocka_unit_test(a_waiting_provider_that_never_asks_to_send),
         cmocka_unit_test(cancelled_while_it_waits_for_a_thread),
         cmocka_unit_test(denied_while_it_waits_for_a_thread),

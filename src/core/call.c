@@ -290,9 +290,11 @@ void call_stop(struct deputy_call *call)
     if (!call->live)
         return;
     call->live = false;
-    if (call->worker)
-        worker_give_up(call);
-    if (v->cancel) {
+    enum worker_word word = call->worker ? worker_give_up(call) : WORKER_AT_IT;
+    if (word == WORKER_STALE) {
+        call->stale = true;
+        call_withdraw(call);
+    } else if (word == WORKER_AT_IT && v->cancel) {
         call->engine->depth++;
         v->cancel(call->provider->self, call);
         call->engine->depth--;

@@ -29,7 +29,7 @@ struct worker {
     pthread_cond_t room;
     struct post *posts;
     size_t posted;
-    bool given_up, revoked, ended; /* under the lock, like what stands above; the others are the loop's alone */
+    bool given_up, revoked, ended, stale; /* under the lock, like what stands above; the others are the loop's alone */
     int code;
     bool returned, abandoned;
     deputy_request request; /* its own copy: pointers into what follows */
@@ -73,6 +73,7 @@ static int post(struct deputy_call *call, struct post *p)
         code = DEPUTY_ECANCELED;
     } else {
         w->ended = p->kind >= POST_END;
+        w->stale = p->kind == POST_STALE;
         w->posted += cost_of(p);
         DL_APPEND(w->posts, p);
     }
@@ -357,13 +358,15 @@ int worker_start(struct deputy_call *call)
     return DEPUTY_OK;
 }
 
-void worker_give_up(struct deputy_call *call)
+enum worker_word worker_give_up(struct deputy_call *call)
 {
     struct worker *w = call->worker;
     pthread_mutex_lock(&w->lock);
     w->given_up = true;
+    enum worker_word word = w->stale ? WORKER_STALE : w->ended || w->returned ? WORKER_ENDED : WORKER_AT_IT;
     pthread_cond_broadcast(&w->room);
     pthread_mutex_unlock(&w->lock);
+    return word;
 }
 
 void worker_revoke(struct deputy_call *call)

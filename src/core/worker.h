@@ -21,8 +21,9 @@ int worker_admit(struct deputy_call *call);
 /* On the loop's thread: delivers what was posted, as far as the call takes it. */
 void worker_deliver(struct deputy_call *call);
 
-/* What its thread says from now on is refused. */
-void worker_give_up(struct deputy_call *call);
+/* What its thread says from now on is refused; what it has said last, delivered or not. */
+enum worker_word { WORKER_AT_IT, WORKER_ENDED, WORKER_STALE };
+enum worker_word worker_give_up(struct deputy_call *call);
 
 /* The owner is done with the call: it is freed when its thread has come back. */
 void worker_abandon(struct deputy_call *call);
