@@ -2269,9 +2269,9 @@ struct loader {
 static int load_complete(void *self, deputy_call *call, const deputy_request *request)
 {
     struct loader *l = self;
-    int n = atomic_fetch_add(&l->asked, 1);
     (void)request;
     deputy_call_set_data(call, l);
+    int n = atomic_fetch_add(&l->asked, 1) > 0;
     nap_ms(l->waits_ms[n]);
     int code = deputy_call_admit(call);
     atomic_store(&l->codes[n], code);
@@ -2342,9 +2342,9 @@ static void a_blocking_provider_that_waits(void **state)
 static void an_old_permit_of_a_blocking_provider_is_renewed(void **state)
 {
     deputy_options o = DEPUTY_INIT(deputy_options);
-    struct loader twice = {.waits_ms = {80}}, denied = {.waits_ms = {80}}, gone = {.waits_ms = {100}};
+    struct loader twice = {.waits_ms = {300}}, denied = {.waits_ms = {300}}, gone = {.waits_ms = {300}};
     (void)state;
-    o.permit_ms = 40;
+    o.permit_ms = 200; /* a busy machine begins a thread within that */
     struct host *h = host_new(&o);
     start_loader(h, &twice);
     finish(h);
@@ -2376,9 +2376,9 @@ static void an_old_permit_of_a_blocking_provider_is_renewed(void **state)
 static void cancelled_before_an_old_permit_is_heard_of(void **state)
 {
     deputy_options o = DEPUTY_INIT(deputy_options);
-    struct loader l = {.waits_ms = {60}};
+    struct loader l = {.waits_ms = {300}};
     (void)state;
-    o.permit_ms = 20;
+    o.permit_ms = 200;
     struct host *h = host_new(&o);
     atomic_store(&l.codes[0], 1);
     start_loader(h, &l);
