@@ -24,7 +24,9 @@ local NOW, WALL = state.NOW, state.WALL
 local create, costatus = coroutine.create, coroutine.status
 local type, error, pcall, tostring = type, error, pcall, tostring
 local pack, format, max = table.pack, string.format, math.max
+local clock = os.clock
 
+local COMPILE_S, PIECE = 1, 256
 local WALL_STEP_S = 600 -- moments of the day that are closer together count as one
 
 -- ---- making and loading ---------------------------------------------------------------------------------------------
@@ -122,13 +124,27 @@ end
 
 local FUNCTIONS = { "route", "should_failover", "verdict" }
 
+-- In small pieces, as the engine does: the compiler takes the square of time for some programs, and no hook sees it.
+local function compile(self, text)
+  local began, at, late = clock(), 1, false
+  local chunk, problem = load(function()
+    late = clock() - began > COMPILE_S
+    if late then return nil end
+    local piece = text:sub(at, at + PIECE - 1)
+    at = at + PIECE
+    return piece
+  end, "@" .. self.name, "t", self.env)
+  if late then return nil, self.name .. ": it takes too long to compile" end
+  return chunk, problem
+end
+
 --- Loads the script. A sentence when it is no policy.
 function World:load()
-  local chunk, problem = load(self.text, "@" .. self.name, "t", self.env)
+  local chunk, problem = compile(self, self.text)
   if not chunk then return problem end
   local spread, lines = state.spread(self.text)
   if spread then
-    local better = load(spread, "@" .. self.name, "t", self.env)
+    local better = compile(self, spread)
     if better then chunk, self.lines = better, lines end
   end
   local co = create(chunk)
