@@ -30,6 +30,7 @@
 -- The gate is the guarantee; this is the explanation.
 local World = require "deputy.verify_world"
 local reports = require "deputy.verify_report"
+local names = require "deputy.verify_names"
 
 local M = {}
 
@@ -484,6 +485,13 @@ local function explore_all(self, given)
     end
     if has_finding(self) then return tables end -- what is shortest has been found
     layer = following
+  end
+  self.again = false
+  for _, name in ipairs(names.of(given.text, given.settings, world.script.settings)) do
+    self.memo = {}
+    if not world:name_everything(name) then break end
+    explore(self, first, 1)
+    if self.stopped or has_finding(self) then return tables end
   end
   return tables
 end

@@ -23,6 +23,7 @@ function facts.make_classes(self)
       __index = index or function(object, field)
         local record = sims[object]
         self.owner.read(record, field)
+        self.asked[field] = true
         return record.fields[field]
       end,
       __newindex = function() error("attempt to index a " .. name .. " value that cannot be changed", 2) end,
@@ -66,7 +67,7 @@ end
 -- is compared and everything that follows is explored.
 function facts.pick(self, point, options)
   if self.aborted then error(ABORT, 0) end
-  if #options == 1 then return options[1] end
+  if #options == 1 and not options.shown then return options[1] end
   local index
   if self.current and running() == self.current and isyieldable() then
     index = yield(OP, "choose", point, options)
@@ -83,6 +84,7 @@ end
 -- What a run is like is decided when it is first asked for, and counts from then on for those who ask.
 function facts.decide(self, field, point, options)
   self.owner.read(self.facts, field)
+  self.asked[field] = true
   local fields = self.facts.fields
   local value = fields[field]
   if value == nil then
@@ -155,7 +157,9 @@ function facts.stand_ins_of(self) return facts.decide(self, "stand_ins", "stand-
 function facts.candidate(self, i)
   local made = self.candidates[i]
   if not made then
-    made = facts.hand_out(self, "candidate", "candidate" .. i, { name = "local-" .. i })
+    local name = "local-" .. i
+    if i == 1 and self.name_options then name = facts.decide(self, "first_name", "stand-in", self.name_options) end
+    made = facts.hand_out(self, "candidate", "candidate" .. i, { name = name })
     self.candidates[i] = made
   end
   return made

@@ -56,8 +56,8 @@ function legs.start_primary(self, seconds)
     legs.finish(self, "primary's error")
     return nil
   end
-  return { op = "primary", point = fields.attempt == 1 and "primary" or "primary again", options = outcomes.primary,
-    limit = seconds, began = self.t }
+  return { op = "primary", point = fields.attempt == 1 and "primary" or "primary again",
+    options = self.primary_options, limit = seconds, began = self.t }
 end
 
 function legs.start_probe(self, seconds, llm)
@@ -68,7 +68,7 @@ function legs.start_probe(self, seconds, llm)
     legs.finish(self, "primary's error")
     return nil
   end
-  local options = self.gate == "policy" and outcomes.probe_ungated or outcomes.probe
+  local options = self.probe_options
   self.owner.read(self.facts, "caller")
   if self.facts.fields.caller == false then options = outcomes.probe_without_token end
   return { op = "probe", point = own and "probe" or "probe of another LLM", options = options, limit = seconds,
@@ -111,7 +111,7 @@ local function spend_cached(self)
 end
 
 function legs.start_local(self, seconds, name)
-  local known = name:match("^local%-(%d)$")
+  local known = name == self.facts.fields.first_name and "1" or name:match("^local%-(%d)$")
   if known then
     known = tonumber(known) <= facts.stand_ins_of(self)
   else
@@ -138,7 +138,7 @@ function legs.start_local(self, seconds, name)
   if legs.is_held(self) then
     legs.find(self, "thrown_away", "a local provider is called although the primary's reply has come")
   end
-  return { op = "complete", point = "local", options = outcomes.complete, limit = seconds, began = self.t }
+  return { op = "complete", point = "local", options = self.complete_options, limit = seconds, began = self.t }
 end
 
 -- A pause beyond the deadline only makes the caller wait for what could be said now.

@@ -93,6 +93,28 @@ function M.is_no(probe)
   return status >= 400 and status <= 499 and status ~= 408 and status ~= 425 and status ~= 429
 end
 
+-- A script that names a status decides about that one: the lists with those that they lack.
+local function with(list, statuses, least, make)
+  local all, has = { table.unpack(list) }, {}
+  for _, option in ipairs(list) do has[option.label] = true end
+  for _, status in ipairs(statuses) do
+    if status >= least and not has[tostring(status)] then all[#all + 1] = make(status) end
+  end
+  return all
+end
+
+--- How a primary ends, where these statuses (200 to 599) are named.
+function M.primary_with(statuses)
+  return with(M.primary, statuses, 300, function(status)
+    return failing("primary", tostring(status), "status", { status = status })
+  end)
+end
+
+--- How a probe ends.
+function M.probe_with(statuses, gate)
+  return with(gate == "policy" and M.probe_ungated or M.probe, statuses, 200, status_answer)
+end
+
 -- ---- a local provider -----------------------------------------------------------------------------------------------
 
 M.complete = {
@@ -101,12 +123,39 @@ M.complete = {
   failing("local", "connect", "connect", { code = "connect" }),
   failing("local", "timeout", "timeout", { code = "first_token" }),
   failing("local", "malformed", "malformed", { code = "empty" }),
+  failing("local", "in-band error", "in_band", { status = 200 }),
+  failing("local", "cut", "cut", { code = "cut" }),
+  failing("local", "limit", "limit", { status = 200, code = "too_large" }),
+  failing("local", "error", "error"),
   failing("local", "revoked while it was starting", "refused", { code = "gate" }),
 }
 M.complete[4].takes = 30
 
 --- How long a leg may take at most, in seconds.
 M.longest = { primary = 300, probe = 2, complete = 30 }
+
+-- ---- a name that a script mentions ---------------------------------------------------------------------------------
+
+local function few(list, wanted)
+  local some = {}
+  for _, option in ipairs(list) do
+    if wanted[option.label] then some[#some + 1] = option end
+  end
+  return some
+end
+
+--- How a primary ends, a probe and a local provider, where all that counts is a name; false: not one of the primary's.
+function M.primary_named(name)
+  local some = few(M.primary, { answers = true, connect = true, ["503"] = true, ["404"] = true })
+  for _, kind in ipairs(name and { "503", "400", "in-band" } or {}) do
+    some[#some + 1] = failing("primary", kind .. " " .. name, kind == "in-band" and "in_band" or "status",
+      { status = tonumber(kind) or 200, code = name })
+  end
+  return some
+end
+
+M.probe_few = few(M.probe, { ["200"] = true, ["403"] = true, ["503"] = true, timeout = true })
+M.complete_few = few(M.complete, { answers = true, ["503"] = true })
 
 -- ---- what a run is like ---------------------------------------------------------------------------------------------
 
@@ -121,7 +170,8 @@ end
 M.stand_ins = options("none", 0, "one", 1, "several", 2)
 M.deadline = options("far", 600, "1 ms left", 0.001) -- seconds that are left
 M.stream = options("no", false, "yes", true)
-M.endpoint = options("chat/completions", "chat/completions", "embeddings", "embeddings")
+M.endpoint = options("chat/completions", "chat/completions", "completions", "completions", "embeddings", "embeddings",
+  "responses", "responses", "messages", "messages")
 M.chance = options("low", 0, "high", 0.999999)
 M.wall = options("Friday 10:00 UTC", 7200, "Friday 23:00 UTC", 54000, "Sunday 12:00 UTC", 187200) -- after state.WALL
 M.id = options("odd", 1001, "even", 1002)

@@ -113,7 +113,7 @@ function run.field(self, record, field)
   if field == "gate" then return self.gate end
   if field == "id" then return facts.decide(self, "id", "run's number", outcomes.id) end
   if field == "stream" then return facts.decide(self, "stream", "stream", outcomes.stream) end
-  if field == "endpoint" then return facts.decide(self, "endpoint", "endpoint", outcomes.endpoint) end
+  if field == "endpoint" then return facts.decide(self, "endpoint", "endpoint", self.endpoint_options) end
 end
 
 return run

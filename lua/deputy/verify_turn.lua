@@ -96,7 +96,7 @@ local function turn_one(self, thread)
   end
 end
 
-local SINGLE = {}
+local SINGLE = setmetatable({}, { __mode = "k" })
 
 -- All that can happen next, and to whom.
 local function next_events(self)

@@ -27,6 +27,7 @@ local pack, format, max = table.pack, string.format, math.max
 local clock = os.clock
 
 local COMPILE_S, PIECE = 1, 256
+local STATUSES = 64 -- that a script names; more are not looked at
 local WALL_STEP_S = 600 -- moments of the day that are closer together count as one
 
 -- ---- making and loading ---------------------------------------------------------------------------------------------
@@ -71,6 +72,43 @@ local function gap_options(self)
   self.gaps, self.longest = list, longest
 end
 
+-- The statuses that the script and its settings name, besides those that every script meets.
+local function status_options(self)
+  local list, seen = {}, {}
+  local function add(n)
+    if math.type(n) and math.tointeger(n) and n >= 200 and n <= 599 and not seen[n] and #list < STATUSES then
+      seen[n] = true
+      list[#list + 1] = math.tointeger(n)
+    end
+  end
+  local function walk(t, depth)
+    for key, value in pairs(t) do
+      add(key)
+      add(value)
+      if type(value) == "table" and depth < 4 then walk(value, depth + 1) end
+    end
+  end
+  for number in self.text:gsub("%-%-[^\n]*", ""):gmatch("%f[%w_.]%d+%f[^%w_.]") do add(tonumber(number)) end
+  walk(self.settings, 1)
+  table.sort(list)
+  self.primary_options = outcomes.primary_with(list)
+  self.probe_options = outcomes.probe_with(list, self.gate)
+  self.complete_options, self.endpoint_options = outcomes.complete, outcomes.endpoint
+end
+
+--- From now on each thing whose name the script has looked at has this one, and little else is tried. False when it
+--- looks at none.
+function World:name_everything(name)
+  local asked, named = self.asked, { { label = name, value = name, first = true }, shown = true }
+  local has_code = asked.code or asked.message
+  if not (asked.llm or asked.name or asked.endpoint or has_code) then return false end
+  self.llm_options, self.named = { named, caller = self.llm_options.caller }, name
+  self.name_options, self.endpoint_options = asked.name and named, named
+  self.primary_options = outcomes.primary_named(has_code and name)
+  self.probe_options, self.complete_options = outcomes.probe_few, outcomes.complete_few
+  return true
+end
+
 -- Another LLM, another caller: only where a script may use what it knows from earlier does it matter who it is about.
 local function name_options(values, gate, without)
   local steps = {}
@@ -91,7 +129,7 @@ function World.new(given)
     given_environment = given.environment, given_resume = given.resume, owner = given.owner,
     atoms = {}, sims = setmetatable({}, { __mode = "k" }), ordinal = 0, instructions = 0, fuel = sandbox.INSTRUCTIONS,
     runs = 0,
-    origin = 0, t = 0, request = 0, chances = 0, llms = 0, callers = 0, allows = {},
+    origin = 0, t = 0, request = 0, chances = 0, llms = 0, callers = 0, allows = {}, asked = {},
   }, World)
   self.facts = { ordinal = 0, fields = {} }
   self.llm_options = name_options(outcomes.llm_names, self.gate)
@@ -167,6 +205,7 @@ function World:load()
   self.roots = { self.env, script, script.route, self.loaded }
   self.on_any = self.settings.failoverOn == "any"
   gap_options(self)
+  status_options(self)
   self.writer = state.writer{ atoms = self.atoms, sims = self.sims,
     ours = { [facts.source] = true, [run.source] = true, [sandbox.source] = true },
     base = state.snapshot(self.roots, self.atoms, self.sims), longest = self.longest }
@@ -262,7 +301,7 @@ function World:key(point, options)
     if leg then out[#out + 1] = format("l%.3f", leg.due and leg.due - self.t or self.t - leg.began) end
   end
   if next(self.allows) then
-    for _, llm in ipairs(outcomes.llm_names) do
+    for _, llm in ipairs(self.named and { self.named } or outcomes.llm_names) do
       for _, caller in ipairs(outcomes.caller_names) do
         local entry = self.allows[caller .. " " .. llm]
         out[#out + 1] = entry and age_text(self, entry, self.origin + self.t) or "-"
@@ -284,7 +323,7 @@ local VERDICTS = { allowed = true, forbidden = true, unreachable = true }
 
 --- Calls script.verdict for every answer to a probe: C asks it for check_auth.
 function World:judge_verdicts(moment)
-  for _, option in ipairs(self.gate == "policy" and outcomes.probe_ungated or outcomes.probe) do
+  for _, option in ipairs(self.probe_options) do
     begin(self, moment)
     self.request = 1
     local probe = facts.hand_out(self, "probe", "probe", option.probe)
@@ -308,7 +347,7 @@ end
 
 --- Calls script.should_failover for every failure.
 function World:judge_failures(moment)
-  for _, option in ipairs(outcomes.primary) do
+  for _, option in ipairs(self.primary_options) do
     if option.failure then
       begin(self, moment)
       self.request = 1

@@ -1,0 +1,21 @@
+-- One endpoint is thought to need no permission.
+-- verify: unpermitted
+local judge = require "deputy.judge"
+
+local M = { should_failover = judge.should_failover, verdict = judge.verdict }
+
+function M.route(run)
+  local reply, failure = run:primary()
+  if reply then return reply end
+  if not M.should_failover(failure) then return nil, failure end
+
+  local provider = run:failover()
+  if not provider then return nil, failure end
+  if run.endpoint ~= "messages" and M.verdict(run:probe()) ~= "allowed" then return nil, failure end
+
+  local answer = run:complete(provider)
+  if answer then return answer end
+  return nil, failure
+end
+
+return M
