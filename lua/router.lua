@@ -49,12 +49,12 @@ local function is_unavailable(status)
   return UNAVAILABLE_STATUS[status] or (status >= 500 and status <= 599)
 end
 
---- May somebody else answer in the primary's place after this failure?
-function M.should_failover(failure)
+--- May somebody else answer in its place after this failure? `strictly`: even if failoverOn is "any", not after any.
+function M.should_failover(failure, strictly)
   local kind = failure.kind
   if UNAVAILABLE_KIND[kind] then return true end
   if kind == "cancelled" or kind == "deadline" then return false end
-  if on_any then return true end
+  if on_any and not strictly then return true end
   if kind == "status" then return is_unavailable(failure.status) end
   if kind == "in_band" then
     local status = failure.status or 0
@@ -105,13 +105,13 @@ function M.route(run)
   if answer then return answer end
 
   local reply, failure = ask_primary(run)
-  local is_down = failure and M.should_failover(failure)
   if breaker then
+    local is_down = failure and M.should_failover(failure, true) -- a verdict on one caller is none on the others
     if is_down then breaker:failed(llm) elseif reply or failure.kind == "status" then breaker:succeeded(llm) end
   end
   if reply then return reply end
 
-  answer = is_down and not stand_in_first and ask_stand_in(run)
+  answer = not stand_in_first and M.should_failover(failure) and ask_stand_in(run)
   if answer then return answer end
   return nil, failure
 end

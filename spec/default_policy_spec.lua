@@ -282,6 +282,13 @@ describe("the default policy's breaker:", function()
     end
   end)
 
+  it("a verdict is a sign of life too where everything fails over", function()
+    world = new_world{ failoverOn = "any" }
+    for _, cause in ipairs{ status(400), status(401), failure("limit", { status = 200 }) } do
+      assert.equal("primary, probe, local", down(12, { primary = { cause } }))
+    end
+  end)
+
   it("a caller who leaves says nothing about the primary", function()
     down(4)
     world:run{ primary = { failure("cancelled") } }
