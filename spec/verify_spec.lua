@@ -333,6 +333,19 @@ describe("a report", function()
     assert.matches("\n## unpermitted: ", text)
   end)
 
+  it("hands no control character of the script to a terminal, however it is encoded", function()
+    local said = [[error("\27[2Jbad\7 \u{9b}31mthing\r\n\0", 0)]]
+    for _, text in ipairs{ said, changed("local provider =", said .. " local provider =") } do
+      local report = run(text, { name = "\27[2Jpolicy.lua" })
+      for _, how in ipairs{ "text", "brief", "json", "markdown" } do
+        local shown = verify.format(report, how)
+        assert.matches("thing", shown)
+        assert.is_nil(shown:gsub("\n", ""):find("%c"), how)
+        assert.is_nil(shown:find("\xc2[\x80-\x9f]"), how)
+      end
+    end
+  end)
+
   it("has no other shape", function()
     local why = 'expected "text", "brief", "json" or "markdown", got "xml"'
     assert.has_error(function() verify.format(good, "xml") end, why)

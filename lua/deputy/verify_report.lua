@@ -364,12 +364,17 @@ local function as_json(report)
   return encode(members) .. "\n"
 end
 
+-- A script's own words may hold what a terminal obeys: control characters, in UTF-8 too (U+009B is ESC [).
+local function without_controls(text)
+  return (text:gsub("[%z\1-\9\11-\31\127]", " "):gsub("\xc2[\x80-\x9f]", " "))
+end
+
 local FORMATS = { text = as_text, brief = as_brief, json = as_json, markdown = as_markdown }
 
 function M.format(report, how)
   local f = FORMATS[how or "text"]
   if not f then error(('expected "text", "brief", "json" or "markdown", got %q'):format(tostring(how)), 2) end
-  return f(report)
+  return without_controls(f(report))
 end
 
 return M
