@@ -301,6 +301,7 @@ typedef struct deputy_verify_options {
     const char *policy_settings; /* as in deputy_options */
     deputy_gate gate;            /* as in deputy_options */
     uint32_t timeout_ms;         /* [60000] */
+    uint32_t permit_ms;          /* [5000] as in deputy_options */
 } deputy_verify_options;
 
 /* *report is malloc'ed text, the caller's, or NULL when the script could not be run at all. *fail_closed is the

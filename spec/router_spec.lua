@@ -457,6 +457,9 @@ describe("a router with a probe function", function()
     assert.matches("^warn .*is not fail%-closed: verdict allows", logged[1])
     assert.equal(5, make{ policy = loose, verify = "off", on_log = log }:run("claude", function() return 5 end).result)
     assert.equal(1, #logged)
+    local sleeper = "spec/verify/sleeps_after_probe.lua"
+    assert.error_matches(function() make{ policy = sleeper } end, "a permit is good for 5 s")
+    make{ policy = sleeper, permit_ms = 7000 }
     assert.error_matches(function() make{ verify = "yes" } end, 'verify: expected "refuse", "warn" or "off", got "yes"')
   end)
 

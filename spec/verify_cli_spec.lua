@@ -232,6 +232,12 @@ describe("deputy verify", function()
     assert.equal(1, r.status)
     assert.matches("unpermitted", r.stdout)
 
+    local pause = "if run.deadline - now() > 10 then run:sleep(6000) end\n  "
+    write("sleeps.lua", (GOOD:gsub("local answer", pause .. "%0")))
+    configure("patient.json", { script = "sleeps.lua", permitMs = 7000 })
+    configure("hasty.json", { script = "sleeps.lua" })
+    assert.same({ 0, 1 }, { verify("-c", "patient.json").status, verify("-c", "hasty.json").status })
+
     -- SCRIPT stands before the configuration's own
     write("good.lua", GOOD)
     r = verify("-c", "gated.json", "good.lua", "--depth", "1")

@@ -177,6 +177,14 @@ describe("verify explores", function()
     assert.same({ "primary: connect; stand-ins: one" }, report.findings[1].sequence)
   end)
 
+  it("a permit that is good for as long as the configuration says", function()
+    local text = read("spec/verify/sleeps_after_probe.lua")
+    assert.is_true(run(text, { permit_ms = 7000 }).fail_closed)
+    local report = run(text:gsub("6000", "2000"), { permit_ms = 1000 })
+    assert.equal("unpermitted", kinds(report))
+    assert.matches("was 2 s old: a permit is good for 1 s", report.findings[1].message)
+  end)
+
   it("shows the requests that lead there", function()
     local report = run(read("spec/verify/open_skips_probe.lua"), { depth = 2 })
     local sequence = report.findings[1].sequence

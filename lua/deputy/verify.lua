@@ -7,6 +7,7 @@
 -- run takes:
 --   name, text   of the script
 --   settings     ({}), gate ("probe"), depth (1: requests in a row)
+--   permit_ms    (5000) how long a clean 2xx stays good
 --   timeout_s    (60), max_worlds (a million, of those that have to be run)
 --   clock        a function that gives seconds (os.clock)
 --   environment  a function that makes the script's table of globals; absent: a safe one
@@ -508,7 +509,7 @@ function M.run(given)
   local tables = {}
   self.world = World.new{
     name = options.name, text = options.text, settings = options.settings, gate = options.gate,
-    environment = given.environment, resume = given.resume,
+    permit_ms = given.permit_ms, environment = given.environment, resume = given.resume,
     owner = {
       choose = function(...) return self:choose(...) end,
       find = function(...) return self:find(...) end,

@@ -6,7 +6,6 @@ local sandbox = require "deputy.verify_sandbox"
 local create = coroutine.create
 local pack, format, max = table.pack, string.format, math.max
 
-local PERMIT_S = 5
 local PRIMARIES, PROBES = 6, 16
 
 local legs = {}
@@ -79,13 +78,15 @@ end
 local function spend(self)
   local stale
   for i, at in ipairs(self.permits) do
-    if self.t - at <= PERMIT_S then
+    if self.t - at <= self.permit_s then
       table.remove(self.permits, i)
       return nil
     end
     stale = self.t - at
   end
-  if stale then return format("the probe that allowed it was %g s old: a permit is good for %d s", stale, PERMIT_S) end
+  if stale then
+    return format("the probe that allowed it was %g s old: a permit is good for %g s", stale, self.permit_s)
+  end
   if self.first_probe == "yes" then return "the probe that allowed it was spent already: each call needs its own" end
   if self.first_probe == "no" then return "the central did not allow it" end
   return "the central was not asked in this run"

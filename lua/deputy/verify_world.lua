@@ -2,7 +2,7 @@
 -- in more than one way is a choice point: the world asks its owner which way it goes. What C would do with a run
 -- (permits, the primary's failure as it was kept, the outcome after a bad end) is done here in the same way.
 --
---   local world = World.new{ name =, text =, settings =, gate =, environment =, owner = }
+--   local world = World.new{ name =, text =, settings =, gate =, permit_ms =, environment =, owner = }
 --   local problem = world:load()              why the script is no policy, or nil
 --   local result, left = world:route(moment)  runs one request from a moment; result: a word for what the caller got
 --
@@ -127,6 +127,7 @@ function World.new(given)
   local self = setmetatable({
     name = given.name, text = given.text, settings = given.settings or {}, gate = given.gate or "probe",
     given_environment = given.environment, given_resume = given.resume, owner = given.owner,
+    permit_s = (given.permit_ms or 5000) / 1000,
     atoms = {}, sims = setmetatable({}, { __mode = "k" }), ordinal = 0, instructions = 0, fuel = sandbox.INSTRUCTIONS,
     runs = 0,
     origin = 0, t = 0, request = 0, chances = 0, llms = 0, callers = 0, allows = {}, asked = {},

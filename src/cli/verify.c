@@ -14,6 +14,7 @@ static int verify(const struct options *options, const char *script, const deput
     o.policy_settings = engine ? engine->policy_settings : NULL;
     o.gate = engine ? engine->gate : DEPUTY_GATE_PROBE;
     o.timeout_ms = options->timeout_ms;
+    o.permit_ms = engine ? engine->permit_ms : 0;
     int code = deputy_verify_policy(&o, script, &report, &fail_closed, &error);
     if (report)
         fputs(report, stdout);

@@ -23,6 +23,7 @@ struct job {
     size_t len;
     unsigned depth;
     deputy_gate gate;
+    uint32_t permit_ms;
     uint64_t until_us, timeout_ms;
     /* what comes out */
     bool fail_closed;
@@ -127,6 +128,8 @@ static int verify_protected(lua_State *L)
     lua_setfield(L, -2, "gate");
     lua_pushinteger(L, (lua_Integer)job->depth);
     lua_setfield(L, -2, "depth");
+    lua_pushinteger(L, (lua_Integer)job->permit_ms);
+    lua_setfield(L, -2, "permit_ms");
     lua_pushnumber(L, (lua_Number)job->timeout_ms / 1000);
     lua_setfield(L, -2, "timeout_s");
     lua_pushcfunction(L, push_now);
@@ -191,6 +194,7 @@ int lua_verify_at_load(const struct deputy_engine *engine, const char *name, con
         .len = len,
         .settings = o->policy_settings,
         .gate = o->gate,
+        .permit_ms = o->permit_ms,
         .depth = 1,
         .timeout_ms = 2500,
     };
@@ -241,6 +245,7 @@ int deputy_verify_policy(const deputy_verify_options *options, const char *path,
         .len = len,
         .settings = o->policy_settings ? o->policy_settings : "{}",
         .gate = o->gate,
+        .permit_ms = o->permit_ms ? o->permit_ms : 5000,
         .depth = o->depth ? o->depth : 3,
         .timeout_ms = o->timeout_ms ? o->timeout_ms : 60000,
         .format = format,
