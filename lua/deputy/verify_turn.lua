@@ -119,20 +119,23 @@ local function next_events(self)
     end
     return leg.point, options, thread
   end
-  local options, points = {}, {}
+  local options, points, alike = {}, {}, {}
   for _, t in ipairs(waiting) do
     local l = t.leg
-    points[#points + 1] = l.point
+    alike[l.point] = (alike[l.point] or 0) + 1
+    local point = alike[l.point] > 1 and l.point .. " #" .. alike[l.point] or l.point
+    points[#points + 1] = point
     if l.op == "sleep" then
       if l.due <= due then
-        options[#options + 1] = { label = #waiting == 1 and "passes" or "the pause passes", thread = t, takes = 0 }
+        local label = #waiting == 1 and "passes" or "the " .. point .. " passes"
+        options[#options + 1] = { label = label, thread = t, takes = 0 }
       end
     else
       for _, o in ipairs(l.options) do
         local takes = o.takes and l.limit and l.limit < o.takes and l.limit or o.takes
         local at = max(self.t, l.began + takes)
         if at <= max(due, self.t) and (not self.deadline or at <= self.deadline) then
-          options[#options + 1] = { label = #waiting == 1 and o.label or l.point .. " " .. o.label, thread = t,
+          options[#options + 1] = { label = #waiting == 1 and o.label or point .. " " .. o.label, thread = t,
             is = o }
         end
       end
