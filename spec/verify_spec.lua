@@ -237,6 +237,11 @@ local provider = coroutine.wrap(function() return run:probe() end)() and run:fai
     end
   end)
 
+  it("no string's metatable: the engine protects it", function()
+    local report = run("getmetatable('').__index = nil " .. RIGHT)
+    assert.equal("load", kinds(report))
+  end)
+
   it("with the environment that it is given", function()
     local asked
     local report = run("log('info', mine()) " .. RIGHT, { environment = function()

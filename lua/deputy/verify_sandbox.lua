@@ -214,9 +214,8 @@ local function add_types(self, env)
     if select("#", ...) > 0 and plain_type((...)) == "table" and sims[(...)] then return "userdata" end
     return plain_type(...)
   end
-  local words = { __index = env.string }
   env.getmetatable = function(value)
-    if plain_type(value) == "string" then return words end
+    if plain_type(value) == "string" then return false end -- as the engine protects it
     return plain_getmetatable(value)
   end
   env.setmetatable = function(t, meta)
