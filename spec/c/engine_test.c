@@ -764,6 +764,37 @@ static void pause_and_resume_lose_no_byte(void **state)
     host_free(h);
 }
 
+/* A provider need not wait for its resume to send more: nothing of it reaches a reader that has paused, and nothing
+ * overtakes what that reader has not taken yet. */
+static void a_provider_that_sends_on_while_the_reader_pauses(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->seen.pause_every = 1;
+    deputy_call *call = begin_stream(h, &h->primary, false);
+    bytes_to(call, EVENT("a"));
+    TURN_UNTIL(h, h->seen.paused);
+    h->seen.paused = false;
+    h->seen.pause_every = 0;
+    deputy_resume(h->engine, h->seen.run);
+    assert_int_equal(bytes_to(call, EVENT("b")), DEPUTY_PAUSE); /* "a" goes first */
+    TURN_UNTIL(h, h->primary.resumed > 0);
+    assert_int_equal(bytes_to(call, EVENT("b")), DEPUTY_OK);
+    h->seen.offers = 0;
+    h->seen.pause_every = 1;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(bytes_to(call, EVENT("c")), DEPUTY_PAUSE);
+    h->seen.paused = false;
+    h->seen.pause_every = 0;
+    deputy_resume(h->engine, h->seen.run);
+    TURN_UNTIL(h, h->primary.resumed > 1);
+    assert_int_equal(bytes_to(call, EVENT("c") STOP DONE), DEPUTY_OK);
+    deputy_reply_end(call);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, EVENT("a") EVENT("b") EVENT("c") STOP DONE, "primary:ok");
+    host_free(h);
+}
+
 static void a_paused_plain_reply(void **state)
 {
     struct host *h = host_new(NULL);
@@ -933,6 +964,31 @@ static void the_deadline_finds_half_a_stream(void **state)
     assert_int_equal(h->seen.failure.kind, DEPUTY_FAILURE_DEADLINE);
     assert_int_equal(h->primary.cancelled, 1);
     host_free(h);
+}
+
+static void a_reply_that_is_cut_while_the_script_thinks(void **state)
+{
+    static const char *const routes[] = {
+        "local reply = run:primary() run:sleep(100) return reply",
+        "run:primary() run:probe() local reply = run:complete(run:failover()) run:sleep(100) return reply",
+    };
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct host *h = host_new(NULL);
+        struct actor *a = i == 0 ? &h->primary : &h->local;
+        deputy_failure cut = failure_of(DEPUTY_FAILURE_CUT, 0);
+        if (i == 1)
+            h->primary.conduct = FAIL;
+        load_route(h, routes[i]);
+        deputy_call *call = begin_stream(h, a, false);
+        bytes_to(call, EVENT("half"));
+        turns(h, 3); /* the script has it */
+        assert_int_equal(deputy_reply_fail(call, &cut), DEPUTY_OK);
+        finish(h);
+        expect(&h->seen, DEPUTY_RESULT_FAILED, 0, "", i == 0 ? "primary:ok" : "primary:connect probe:ok local:ok");
+        assert_int_equal(h->seen.failure.kind, i == 0 ? DEPUTY_FAILURE_CUT : DEPUTY_FAILURE_CONNECT);
+        host_free(h);
+    }
 }
 
 static void the_deadline_finds_a_whole_reply(void **state)
@@ -1938,6 +1994,28 @@ static void one_first_inside_another(void **state)
     host_free(h);
 }
 
+/* What a hedge gave up says nothing of the central: it is asked anew. */
+static void a_script_that_fails_after_its_hedge(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->local.conduct = JSON;
+    load_route(h, "run:first{ function() return run:primary() end, function()\n"
+                  "  run:probe()\n"
+                  "  return run:complete(run:failover())\n"
+                  "end }\n"
+                  "error('x')");
+    start(h);
+    until_asked(h, &h->primary, 2);
+    assert_int_equal(h->primary.cancelled, 1);
+    assert_int_equal(deputy_reply_json(h->primary.call, "{\"n\":2}", 7), DEPUTY_OK);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, "{\"n\":2}",
+           "primary:cancelled probe:ok local:ok policy:script_failed primary:ok");
+    assert_false(h->seen.outcome.failover);
+    host_free(h);
+}
+
 static void a_renewal_that_never_helps_ends(void **state)
 {
     deputy_options o = {.permit_ms = 1};
@@ -2607,6 +2685,7 @@ int main(void)
         cmocka_unit_test(a_stream_cut_before_output),
         cmocka_unit_test(a_whole_stream_cut_after_output),
         cmocka_unit_test(pause_and_resume_lose_no_byte),
+        cmocka_unit_test(a_provider_that_sends_on_while_the_reader_pauses),
         cmocka_unit_test(a_paused_plain_reply),
         cmocka_unit_test(a_script_that_fails_beside_a_stand_in),
         cmocka_unit_test(a_resume_before_the_pause_is_said),
@@ -2615,6 +2694,7 @@ int main(void)
         cmocka_unit_test(one_deadline_over_all),
         cmocka_unit_test(a_request_may_only_shorten_it),
         cmocka_unit_test(the_deadline_finds_half_a_stream),
+        cmocka_unit_test(a_reply_that_is_cut_while_the_script_thinks),
         cmocka_unit_test(the_deadline_finds_a_whole_reply),
         cmocka_unit_test(the_deadline_cuts_a_stream_that_flows),
         cmocka_unit_test(the_deadline_with_a_reader_that_never_reads),
@@ -2649,6 +2729,7 @@ int main(void)
         cmocka_unit_test(progress_says_what_it_does),
         cmocka_unit_test(an_old_permit_is_renewed),
         cmocka_unit_test(one_first_inside_another),
+        cmocka_unit_test(a_script_that_fails_after_its_hedge),
         cmocka_unit_test(a_script_that_sleeps_and_sleeps),
         cmocka_unit_test(a_leg_that_is_over_is_not_sent_again),
         cmocka_unit_test(a_newer_no_reaches_a_leg_that_waits),
