@@ -1410,7 +1410,7 @@ static void test_probe_without_io(void **state)
     peer_free(&peer);
 }
 
-static deputy_probe_answer probe_reply(const char *a, const char *b, const char *c)
+static deputy_probe_answer probe_by(bool get, const char *a, const char *b, const char *c)
 {
     struct peer peer = {.script = {{"<", a, b, c}}};
     peer_start(&peer);
@@ -1419,14 +1419,45 @@ static deputy_probe_answer probe_reply(const char *a, const char *b, const char 
     struct probe_request request = probe_for(url_of(&peer, "/"), &asked);
     request.timeout_ms = 300;
     request.llm = "a/b c";
+    request.get = get;
     deputy_probe_answer answer = ask(loop, request);
     loop_free(loop);
     peer_join(&peer);
-    assert_non_null(strstr(peer.seen, "HEAD /api/v1/llms/a%2Fb%20c HTTP/1.1\r\n"));
+    assert_non_null(strstr(peer.seen, get ? "GET /api/v1/llms/a%2Fb%20c HTTP/1.1\r\n"
+                                          : "HEAD /api/v1/llms/a%2Fb%20c HTTP/1.1\r\n"));
     peer_free(&peer);
     if (answer.kind != DEPUTY_PROBE_OK)
         assert_int_equal(answer.status, 0);
     return answer;
+}
+
+static deputy_probe_answer probe_reply(const char *a, const char *b, const char *c)
+{
+    return probe_by(false, a, b, c);
+}
+
+/* A yes with a body counts when the body is whole and its end is known, and it is not read without end. */
+static void test_probe_bodies(void **state)
+{
+    static char bodies[4][66000];
+    static const struct {
+        const char *head;
+        size_t len;
+        deputy_probe_kind kind;
+    } cases[] = {
+        {">HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n", 65536, DEPUTY_PROBE_OK},
+        {">HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n", 65537, DEPUTY_PROBE_LIMIT},
+        {">HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", 2, DEPUTY_PROBE_PROTOCOL},
+        {">HTTP/1.1 200 OK\r\n\r\n", 2, DEPUTY_PROBE_PROTOCOL}, /* who knows whether that is all of it */
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        bodies[i][0] = '>';
+        memset(bodies[i] + 1, 'x', cases[i].len);
+        deputy_probe_answer answer = probe_by(true, cases[i].head, bodies[i], NULL);
+        assert_int_equal(answer.kind, cases[i].kind);
+        assert_int_equal(answer.status, answer.kind == DEPUTY_PROBE_OK ? 200 : 0);
+    }
 }
 
 static void test_probe_kinds(void **state)
@@ -1652,6 +1683,7 @@ int main(void)
         cmocka_unit_test(test_probe_late_body),
         cmocka_unit_test(test_probe_without_io),
         cmocka_unit_test(test_probe_kinds),
+        cmocka_unit_test(test_probe_bodies),
         cmocka_unit_test(test_probe_cancel),
         cmocka_unit_test(test_url_names),
         cmocka_unit_test(test_url_bases),
