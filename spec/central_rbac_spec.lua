@@ -156,6 +156,16 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal(403, grant{ user = "alice", role = "view", llm = "opus" })
       assert.equal(403, grant{ user = "alice", role = "view", llm = "nope" })
       assert.equal(403, grant{ user = "alice", role = "view" })
+      -- Nobody else's, whatever he may: he would make himself its admin.
+      local other = c:user("other")
+      for _, role in ipairs(ROLES) do
+        if role ~= "create" and role ~= "admin" then c:grant{ user = "other", role = role, llm = "claude" } end
+      end
+      for _, role in ipairs(ROLES) do
+        assert.equal(403, c:ask("POST", "/api/v1/bindings", other, { user = "other", role = role,
+          llm = role ~= "create" and "claude" or nil }).status, role)
+      end
+      assert.equal(403, c:ask("DELETE", "/api/v1/bindings?user=owner&role=admin&llm=claude", other).status)
       assert.equal(201, grant{ user = "root", role = "admin", llm = "claude", effect = "deny" })
       assert.equal(403, c:ask("GET", "/api/v1/llms/claude", c.admin).status)
       assert.equal(200, c:ask("DELETE", "/api/v1/bindings?user=root&role=admin&effect=deny&llm=claude", c.admin).status)

@@ -384,6 +384,17 @@ describe("a router with a probe function", function()
     router = make{ limits = { policy_ms = 20 }, probe = slow(200) }
     assert.equal(3, router:run("claude", fails("down"), function() return 3 end).result)
     assert.equal("allowed", router:check_auth("claude"))
+    -- A script that goes on computing is looked at again.
+    router = make{ limits = { policy_ms = 20 }, probe = slow(200), policy = tmp.write(tmp.dir(), "thinks.lua", [[
+      local function think() for _ = 1, 1000 do end end
+      return { should_failover = print, verdict = print, route = function(run)
+        local reply, failure = run:primary() think()
+        run:probe() think()
+        return run:complete(run:failover()), failure
+      end }]]), verify = "off" }
+    local result = router:run("claude", slow(), slow(4))
+    assert.equal(4, result.result)
+    assert.is_true(result.failover)
   end)
 
   it("says what is wrong with arguments", function()

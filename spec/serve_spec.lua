@@ -85,6 +85,36 @@ describe("a request", function()
     assert.is_nil(central:requests("POST")[1].headers["x-up"])
   end)
 
+  it("tells the upstream nothing that is the caller's and the gateway's alone", function()
+    local headers = bearer(TOKEN)
+    for _, name in ipairs{ "Cookie", "Referer", "Range", "If-None-Match", "If-Range", "Sec-Fetch-Mode", "X-Api-Key",
+      "Api-Key", "X-Deputy-Mine", "Proxy-Authorization", "TE", "Keep-Alive" } do
+      headers[name] = "stays-here"
+    end
+    headers["X-Mine"] = "goes"
+    local gw = start()
+    assert.equal(200, gw:chat({}, headers).status)
+    local seen = central:requests("POST")[1].headers
+    assert.equal("goes", seen["x-mine"])
+    for name, value in pairs(seen) do assert.not_equal("stays-here", value, name) end
+    central:set{ inference = OUTAGE }
+    assert.equal("true", gw:chat({}, headers).headers["x-deputy-failover"])
+    assert.is_false(model:saw("stays-here"))
+  end)
+
+  it("takes no upstream's word for what is the gateway's to say", function()
+    local reply = { body = "{}", headers = { ["Content-Type"] = "application/json", ["X-Deputy-Failover"] = "maybe",
+      ["X-Deputy-Via"] = "up", ["X-Deputy-Else"] = "up", ["Access-Control-Allow-Origin"] = "*",
+      ["Access-Control-Allow-Credentials"] = "true", ["Alt-Svc"] = "up", ["Keep-Alive"] = "up", ["X-Up"] = "1" } }
+    central:set{ inference = reply }
+    local got = start():chat().headers
+    assert.same({ "1", "false" }, { got["x-up"], got["x-deputy-failover"] })
+    for _, name in ipairs{ "x-deputy-via", "x-deputy-else", "access-control-allow-origin",
+      "access-control-allow-credentials", "alt-svc", "keep-alive" } do
+      assert.is_nil(got[name], name)
+    end
+  end)
+
   it("keeps a traceparent that it came with", function()
     local gw = start()
     local parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"

@@ -1453,6 +1453,30 @@ static void a_reply_over_the_limit(void **state)
     host_free(h);
 }
 
+/* It has a bound of its own, smaller than that of an answer. */
+static void an_errors_body_over_the_limit(void **state)
+{
+    deputy_options o = {.limits = {.max_reply_bytes = 1000, .max_error_bytes = 8}};
+    static const char *const bodies[] = {"12345678", "123456789"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct host *h = host_new(&o);
+        h->probe_status[0] = 403;
+        start(h);
+        until_asked(h, &h->primary, 1);
+        assert_int_equal(deputy_reply_head(h->primary.call, 500, NULL, 0), DEPUTY_OK);
+        assert_int_equal(bytes_to(h->primary.call, bodies[i]), i == 0 ? DEPUTY_OK : DEPUTY_ECANCELED);
+        if (i == 0)
+            deputy_reply_end(h->primary.call);
+        finish(h);
+        assert_int_equal(h->seen.outcome.result, i == 0 ? DEPUTY_RESULT_FAILED : DEPUTY_RESULT_CUT);
+        assert_int_equal(h->seen.failure.kind, DEPUTY_FAILURE_STATUS);
+        assert_int_equal(h->seen.failure.status, 500);
+        assert_string_equal(h->seen.bytes ? h->seen.bytes : "", i == 0 ? bodies[0] : "");
+        host_free(h);
+    }
+}
+
 struct models {
     int n;
     char names[128];
@@ -2714,6 +2738,7 @@ int main(void)
         cmocka_unit_test(a_wakeup_makes_the_fd_readable),
         cmocka_unit_test(run_waits_for_the_reply),
         cmocka_unit_test(a_reply_over_the_limit),
+        cmocka_unit_test(an_errors_body_over_the_limit),
         cmocka_unit_test(asking_a_provider),
         cmocka_unit_test(check_auth_waits_for_a_verdict),
         cmocka_unit_test(without_a_policy),
