@@ -150,6 +150,8 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(INTERNAL)
 	$(CC) -fsanitize=fuzzer $^ -o $@ $(ALL_LDFLAGS) $(PKG_LIBS) $(PARSER_LIBS)
 
 $(BUILD)/spec/c/http1_test $(BUILD)/spec/fuzz/http1_fuzz: $(HTTP1_OBJ)
+$(BUILD)/spec/c/callers_test: $(HTTP1_OBJ) $(patsubst %.c,$(BUILD)/%.o,src/gateway/callers.c \
+    $(addprefix src/relay/,address.c draft.c errors.c))
 $(BUILD)/spec/c/central_test: $(HTTP1_OBJ) $(patsubst %.c,$(BUILD)/%.o,$(addprefix src/central/,app.c counts.c modules.c upstreams.c watchdog.c) \
     $(addprefix src/relay/,draft.c errors.c log.c))
 
