@@ -44,7 +44,8 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal("expired_token", c:code("GET", "/api/v1/whoami", short))
       assert.equal(200, c:ask("GET", "/api/v1/whoami", long).status)
       for _, bad in ipairs{ { expiresIn = 0 }, { expiresIn = 1.5 }, { expiresAt = "2001-01-01T00:00:00Z" },
-        { expiresAt = "tomorrow" }, { expiresAt = "2026-02-30T00:00:00Z" }, { expiresIn = 1, expiresAt = "x" },
+        { expiresAt = "tomorrow" }, { expiresAt = "2026-02-30T00:00:00Z" },
+        { expiresIn = 1, expiresAt = "2999-01-01T00:00:00Z" },
         { expiresIn = 1e300 } } do
         bad.user = "alice"
         assert.equal(400, c:ask("POST", "/api/v1/tokens", c.admin, bad).status)
@@ -103,6 +104,46 @@ for _, kind in ipairs(databases.KINDS) do
       for _ = 1, 3 do assert.is_nil(code()) end
       assert.equal("too_many", code())
       assert.equal(4, #c:ask("GET", "/api/v1/tokens?user=alice", c.admin).json.data)
+    end)
+
+    it("that ended are remembered, each user's own, for as long as they say", function()
+      local c = databases.central(kind)
+      tokens.MAX_PER_USER = 3
+      finally(function() tokens.MAX_PER_USER = 1000 end)
+      local function revoke(token)
+        assert.equal(200, c:ask("DELETE", "/api/v1/tokens/" .. token:match("^dpt_(%w+)_"), c.admin).status)
+      end
+      local function said(token) return c:code("GET", "/api/v1/whoami", token) end
+      local revoked, expired = { c:user("alice"), c:user("bob") }, {}
+      for i, user in ipairs{ "alice", "bob" } do
+        expired[i] = c:token(user, { expiresIn = 1 })
+        revoke(revoked[i])
+      end
+      c.clock.now = c.clock.now + 89 * 86400
+      c:token("alice")
+      c:token("alice") -- as many as there can be, with the expired one
+      assert.same({ "revoked_token", "expired_token" }, { said(revoked[1]), said(expired[1]) })
+      local newest = c:token("alice") -- takes the expired one's place
+      assert.same({ "revoked_token", "invalid_token" }, { said(revoked[1]), said(expired[1]) })
+      c.clock.now = c.clock.now + 2 * 86400
+      assert.equal("too_many", c:code("POST", "/api/v1/tokens", c.admin, { user = "alice" }))
+      revoke(newest) -- which makes room at once
+      c:token("alice")
+      assert.same({ "revoked_token", "expired_token" }, { said(revoked[2]), said(expired[2]) })
+    end)
+
+    it("are revoked once: when that was stays", function()
+      local c = databases.central(kind)
+      local alice = c:user("alice")
+      local id = alice:match("^dpt_(%w+)_")
+      local function revoked_at()
+        c:ask("DELETE", "/api/v1/tokens/" .. id, c.admin)
+        return c:ask("GET", "/api/v1/tokens?user=alice", c.admin).json.data[1].revokedAt
+      end
+      local first = revoked_at()
+      c.clock.now = c.clock.now + 60
+      assert.equal(first, revoked_at())
+      assert.is_string(first)
     end)
 
     it("have their last use written down, in batches", function()
