@@ -164,6 +164,11 @@ describe("a reload", function()
       assert.is_truthy(gw:wait_log("changes with a restart alone[^\n]*key=" .. key))
     end
     assert.equal(200, gw:chat().status)
+    -- Nor does it go by them: behind a Unix socket no name would have to be ours.
+    gw:write(config{ gateway = { listen = "unix:" .. gw.dir .. "/s" } })
+    gw:signal("sighup")
+    assert.is_truthy(gw:wait_log("msg=reloaded.-msg=reloaded"))
+    assert.equal(403, gw:chat({}, { Host = "evil.example" }).status)
   end)
 
   it("warns of a policy that is not fail-closed, once for all workers, or refuses it", function()

@@ -575,6 +575,24 @@ describe("operating it", function()
     assert.equal(200, gw:chat().status)
   end)
 
+  it("bounds the runs in flight of all workers together, and those that it turned away take no place", function()
+    central:set{ inference = { { wait_ms = 800 }, { json = { x = 1 } } } }
+    local gw = start{ gateway = { maxInFlight = 2, workers = 2 } }
+    local open, seen = {}, { [200] = 0, [503] = 0 }
+    for i = 1, 10 do
+      open[i] = gw:open()
+      open[i]:send(client.request{ path = "/v1/chat/completions", json = { model = "claude" } })
+    end
+    for i = 1, 10 do
+      local status = open[i]:read_reply().status
+      seen[status] = seen[status] + 1
+      open[i]:close()
+    end
+    assert.same({ [200] = 2, [503] = 8 }, seen)
+    central:set{ inference = false }
+    assert.equal(200, gw:chat().status)
+  end)
+
   it("bounds the connections, of all workers together", function()
     local gw = start{ gateway = { maxConnections = 4, workers = 2 } }
     local open = {}
@@ -722,6 +740,16 @@ describe("reloading", function()
     gw:signal("sighup")
     assert.is_truthy(gw:wait_log("changes with a restart alone[^\n]*key=gateway.listen"))
     assert.equal(200, gw:chat().status)
+  end)
+
+  it("never takes away the last key of a gateway that others can reach", function()
+    local gw = start{ gateway = { listen = "0.0.0.0:0", apiKeys = { KEY } } }
+    gw.address = gw.address:gsub("^0%.0%.0%.0", "127.0.0.1")
+    gw:write(config{ gateway = { listen = "0.0.0.0:0" } })
+    gw:signal("sighup")
+    assert.is_truthy(gw:wait_log("the reload changed nothing[^\n]*nobody would need a key"))
+    assert.equal(401, gw:chat().status)
+    assert.equal(200, gw:chat({}, bearer(KEY)).status)
   end)
 
   it("comes by itself when the script changes", function()

@@ -950,6 +950,46 @@ static void a_request_may_only_shorten_it(void **state)
     }
 }
 
+/* The model is done: whether the connection ends, and how, is nothing that a caller waits for. */
+static void a_stream_that_is_done_and_does_not_end(void **state)
+{
+    for (int whole = 0; whole < 2; whole++) {
+        struct host *h = host_new(NULL);
+        (void)state;
+        deputy_call *call = begin_stream(h, &h->primary, whole == 1);
+        bytes_to(call, EVENT("a") STOP DONE);
+        finish(h);
+        expect(&h->seen, DEPUTY_RESULT_OK, 200, EVENT("a") STOP DONE, "primary:ok");
+        assert_int_equal(h->primary.cancelled, 1);
+        host_free(h);
+    }
+}
+
+/* What comes while the script still thinks about a stream is held up to the bound; then its upstream has to wait. */
+static void a_stream_that_goes_on_while_the_script_thinks(void **state)
+{
+    deputy_options o = {.limits = {.max_hold_bytes = 300}};
+    struct host *h = host_new(&o);
+    char sent[2000] = EVENT("a");
+    int code = DEPUTY_OK;
+    (void)state;
+    load_route(h, "local reply = run:primary() run:sleep(100) return reply");
+    deputy_call *call = begin_stream(h, &h->primary, false);
+    bytes_to(call, EVENT("a"));
+    turns(h, 3);
+    for (int i = 0; i < 9 && (code = bytes_to(call, EVENT("b"))) == DEPUTY_OK; i++)
+        strcat(sent, EVENT("b"));
+    assert_int_equal(code, DEPUTY_PAUSE);
+    assert_true(strlen(sent) <= 300);
+    TURN_UNTIL(h, h->primary.resumed > 0);
+    assert_int_equal(bytes_to(call, EVENT("c") STOP DONE), DEPUTY_OK);
+    strcat(sent, EVENT("c") STOP DONE);
+    deputy_reply_end(call);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, sent, "primary:ok");
+    host_free(h);
+}
+
 /* The script sits on a reply whose bytes still come: what is there of it is not a whole reply. */
 static void the_deadline_finds_half_a_stream(void **state)
 {
@@ -2133,11 +2173,11 @@ static void the_gate_left_to_the_policy(void **state)
 /* ---- providers that block
  * --------------------------------------------------------------------------------------------- */
 
-enum deed { AT_ONCE, CHUNKS, NEVER, FAILING, DECLINING, LONG, UNTIL_CANCELLED, AFTER_END, HEADLESS };
+enum deed { AT_ONCE, CHUNKS, FLOOD, NEVER, FAILING, DECLINING, LONG, UNTIL_CANCELLED, AFTER_END, HEADLESS };
 
 struct blocker {
     _Atomic(enum deed) deed;
-    atomic_int asked, running, cancelled, refused;
+    atomic_int asked, running, cancelled, refused, posted;
     atomic_bool stop;
 };
 
@@ -2163,6 +2203,13 @@ static int block_complete(void *self, deputy_call *call, const deputy_request *r
             code = deputy_reply_bytes(call, STOP DONE, strlen(STOP DONE));
         if (code == DEPUTY_OK)
             code = deputy_reply_end(call);
+        break;
+    case FLOOD:
+        memset(chunk, ':', sizeof(chunk));
+        deputy_reply_head(call, 200, &sse_type, 1);
+        code = deputy_reply_bytes(call, EVENT("x"), strlen(EVENT("x")));
+        for (; atomic_load(&b->posted) < 2000 && code == DEPUTY_OK; atomic_fetch_add(&b->posted, 1))
+            code = deputy_reply_bytes(call, chunk, sizeof(chunk));
         break;
     case NEVER:
         break;
@@ -2320,6 +2367,24 @@ static void a_blocking_provider_that_has_ended_is_not_cancelled(void **state)
     finish(h);
     assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CANCELLED);
     assert_int_equal(atomic_load(&b.cancelled), 0);
+    host_free(h);
+}
+
+/* A thread that has more than its reader takes waits, too. */
+static void a_blocking_provider_with_a_reader_that_never_reads(void **state)
+{
+    struct host *h = host_new(NULL);
+    struct blocker b = {0};
+    (void)state;
+    h->seen.pause_every = 1;
+    start_blocking(h, &b, FLOOD, true);
+    TURN_UNTIL(h, h->seen.paused && atomic_load(&b.posted) > 0);
+    nap_ms(200);
+    turns(h, 5);
+    assert_in_range(atomic_load(&b.posted), 1, 600); /* of 1000 bytes, a quarter MiB waiting and some on the way */
+    deputy_cancel(h->engine, h->seen.run);
+    finish(h);
+    assert_int_equal(h->seen.outcome.result, DEPUTY_RESULT_CANCELLED);
     host_free(h);
 }
 
@@ -2717,6 +2782,8 @@ int main(void)
         cmocka_unit_test(each_wait_of_a_leg),
         cmocka_unit_test(one_deadline_over_all),
         cmocka_unit_test(a_request_may_only_shorten_it),
+        cmocka_unit_test(a_stream_that_is_done_and_does_not_end),
+        cmocka_unit_test(a_stream_that_goes_on_while_the_script_thinks),
         cmocka_unit_test(the_deadline_finds_half_a_stream),
         cmocka_unit_test(a_reply_that_is_cut_while_the_script_thinks),
         cmocka_unit_test(the_deadline_finds_a_whole_reply),
@@ -2766,6 +2833,7 @@ int main(void)
         cmocka_unit_test(a_blocking_provider_without_a_head),
         cmocka_unit_test(a_blocking_provider_with_a_slow_reader),
         cmocka_unit_test(a_blocking_provider_that_has_ended_is_not_cancelled),
+        cmocka_unit_test(a_blocking_provider_with_a_reader_that_never_reads),
         cmocka_unit_test(a_blocking_provider_is_cancelled),
         cmocka_unit_test(freed_while_a_provider_blocks),
         cmocka_unit_test(a_blocking_provider_that_waits),
