@@ -798,6 +798,41 @@ static void deaf_while_it_serves(void **state)
     finish(engine, m);
 }
 
+/* A server that computes answers nobody else meanwhile: that is no reason to end it under its caller. */
+static void busy_while_it_serves(void **state)
+{
+    deputy_managed_options o = options_of("--slow-post", "500", NULL);
+    struct ended e;
+    (void)state;
+    o.health_ms = 50;
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    run_once(engine, &e);
+    expect_served(&e);
+    assert_int_equal(status_of(m).crashes, 0);
+    finish(engine, m);
+}
+
+/* What counts are failures in a row: one that has served well in between is started again. */
+static void it_crashes_now_and_then(void **state)
+{
+    deputy_managed_options o = options_of(NULL);
+    struct ended e;
+    (void)state;
+    o.restarts = 2;
+    o.backoff_ms = 1;
+    deputy_managed *m = make(&o);
+    deputy_engine *engine = engine_for(m, 60000);
+    for (unsigned i = 1; i <= 4; i++) {
+        run_once(engine, &e);
+        expect_served(&e);
+        kill((pid_t)status_of(m).pid, SIGKILL);
+        EVENTUALLY(status_of(m).crashes == i && status_of(m).state != DEPUTY_MANAGED_STOPPING);
+        assert_int_not_equal(state_of(m), DEPUTY_MANAGED_FAILED);
+    }
+    finish(engine, m);
+}
+
 /* ---- several engines
  * ---------------------------------------------------------------------------------------------------------- */
 
@@ -893,6 +928,8 @@ int main(void)
         TEST(a_place_lost_before_it_was_used_is_waited_for_again),
         TEST(the_port_is_taken_after_a_good_run),
         TEST(deaf_while_it_serves),
+        TEST(busy_while_it_serves),
+        TEST(it_crashes_now_and_then),
     };
     if (getenv("ONLY_TEST"))
         cmocka_set_test_filter(getenv("ONLY_TEST"));

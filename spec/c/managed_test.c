@@ -305,6 +305,21 @@ static void crashes_while_it_starts(void **state)
     end_all(failing(o, 1, "signal 11 (SIGSEGV)"));
 }
 
+static void each_pause_is_twice_the_one_before(void **state)
+{
+    deputy_managed_options o = options_of("--crash-at", "start", NULL);
+    uint64_t began = now_ms();
+    (void)state;
+    o.restarts = 4;
+    o.backoff_ms = 100;
+    deputy_managed *m = make(&o);
+    deputy_managed_start(m, NULL);
+    EVENTUALLY(status_of(m).starts == 4); /* after 100, 200 and 400 ms */
+    assert_true(now_ms() - began >= 700);
+    REACHES(m, FAILED);
+    end_all(m);
+}
+
 static void never_gets_ready(void **state)
 {
     deputy_managed_options o = options_of("--never", NULL);
@@ -772,6 +787,7 @@ int main(int argc, char **argv)
         TEST(a_directory_that_is_not_there),
         TEST(ends_at_once),
         TEST(crashes_while_it_starts),
+        TEST(each_pause_is_twice_the_one_before),
         TEST(never_gets_ready),
         TEST(the_port_is_taken),
         TEST(a_port_that_cannot_be_had_is_not_called_taken),
