@@ -274,6 +274,7 @@ for _, kind in ipairs(databases.KINDS) do
       assert.equal(403, probe())
       assert.same({ 403, "llm_disabled" }, { run() })
       assert.same({}, c:ask("GET", "/v1/models", alice).json.data)
+      assert.same({}, c:ask("GET", "/v1/models", c.admin).json.data)
       assert.equal(403, c:ask("HEAD", "/api/v1/llms/claude", c.admin).status)
       assert.is_false(c:ask("GET", "/api/v1/llms/claude?disabled=show", c.admin).json.enabled)
       assert.equal(403, c:ask("GET", "/api/v1/llms/claude?disabled=show", alice).status)

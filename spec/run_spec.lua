@@ -2,6 +2,7 @@
 -- (Cancelling, a thousand at once and the C callbacks are in spec/c/engine_test.c and spec/c/gate_socket_test.c.)
 local deputy = require "deputy"
 local peers = require "spec.support.peers"
+local tmp = require "spec.support.tmp"
 
 local TOKEN = "tok-alice"
 local BODY = [[{"model":"claude","messages":[{"role":"user","content":"hi"}]}]]
@@ -196,6 +197,22 @@ describe("a leg's own timeout", function()
     assert.is_true(ms >= 55 and ms < 600, ms)
   end)
 
+  it("of the probe can be shortened by a script, never stretched", function()
+    for timeout_ms, most in pairs{ [60] = 600, [5000] = 1100 } do
+      central:set{ inference = DOWN, probe = STALL }
+      local policy = tmp.write(tmp.dir(), "p.lua", ("local timeout_ms = %d %s"):format(timeout_ms, [[
+        return { should_failover = print, verdict = print, route = function(run)
+          local _, failure = run:primary()
+          run:probe{ timeout_ms = timeout_ms }
+          return nil, failure
+        end }]]))
+      local ms, reply, _, failed = ask({ probe_ms = 600 }, { body = BODY }, { policy = policy, verify = "off" })
+      assert.is_nil(reply)
+      assert.equal("primary:status:503 probe:timeout", legs(failed))
+      assert.is_true(ms >= 55 and ms < most, ms)
+    end
+  end)
+
   it("that one takes is not taken from another", function()
     central:set{ inference = { { wait_ms = 70 }, DOWN } }
     stand_in:set{ steps = { { wait_ms = 70 }, { status = 200, json = { choices = {} } } } }
@@ -250,7 +267,7 @@ describe("the trace", function()
 
   it("has no more than 64 entries, and the run goes on all the same", function()
     local lines = 0
-    local path = require("spec.support.tmp").write(nil, "chatty.lua", [[
+    local path = tmp.write(nil, "chatty.lua", [[
       return { should_failover = print, verdict = print, route = function(run)
         local reply, failure = run:primary()
         for i = 1, 100 do run:complete(run:failover()) end

@@ -625,6 +625,46 @@ static deputy_call *begin_stream(struct host *h, struct actor *a, bool whole)
     return a->call;
 }
 
+/* A permit each, wherever they were asked for: a hedge or a chain may ask for all of them at first. */
+static void two_answers_are_two_permits(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    h->primary.conduct = h->local.conduct = FAIL;
+    h->other.conduct = JSON;
+    load_route(h, "local _, failure = run:primary()\n"
+                  "run:probe() run:probe()\n"
+                  "for _, candidate in ipairs(run:candidates()) do\n"
+                  "  local answer = run:complete(candidate)\n"
+                  "  if answer then return answer end\n"
+                  "end\n"
+                  "return nil, failure");
+    start(h);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, h->other.answer,
+           "primary:connect probe:ok probe:ok local:connect local:ok");
+    host_free(h);
+}
+
+/* How long a script waits for a leg says nothing about a reply that it has taken. */
+static void a_legs_own_limit_ends_with_its_reply(void **state)
+{
+    struct host *h = host_new(NULL);
+    (void)state;
+    load_route(h, "return run:primary{ timeout_ms = 200 }");
+    deputy_call *call = begin_stream(h, &h->primary, false);
+    bytes_to(call, EVENT("a"));
+    TURN_UNTIL(h, h->seen.heads > 0);
+    nap_ms(250);
+    turns(h, 5);
+    assert_int_equal(h->seen.ends, 0);
+    assert_int_equal(bytes_to(call, EVENT("b") STOP DONE), DEPUTY_OK);
+    deputy_reply_end(call);
+    finish(h);
+    expect(&h->seen, DEPUTY_RESULT_OK, 200, EVENT("a") EVENT("b") STOP DONE, "primary:ok");
+    host_free(h);
+}
+
 static void a_stream_flows_from_its_first_output(void **state)
 {
     struct host *h = host_new(NULL);
@@ -2764,6 +2804,8 @@ int main(void)
         cmocka_unit_test(a_value_without_a_head),
         cmocka_unit_test(a_failure_and_a_stand_in),
         cmocka_unit_test(a_chain_probes_for_each),
+        cmocka_unit_test(two_answers_are_two_permits),
+        cmocka_unit_test(a_legs_own_limit_ends_with_its_reply),
         cmocka_unit_test(the_primarys_error_as_it_came),
         cmocka_unit_test(a_provider_that_declines),
         cmocka_unit_test(a_provider_that_misbehaves),
