@@ -586,6 +586,9 @@ static int be_host(const char *how, const char *log)
     if (strcmp(how, "abort") == 0)
         abort();
     if (strcmp(how, "fork") == 0 && fork() == 0) { /* holds the socket to the supervisor open */
+        FILE *file = fopen(log_file, "a");
+        if (!file || fprintf(file, "forked %ld\n", (long)getpid()) < 0 || fclose(file) != 0)
+            _exit(1);
         nap_for(4000);
         _exit(0);
     }
@@ -605,6 +608,7 @@ static void the_host_ends(const char *how, int number)
         _exit(127);
     }
     EVENTUALLY(noted("grandchild", NULL, 0) == 1 && noted("child", NULL, 0) == 1);
+    EVENTUALLY(strcmp(how, "fork") != 0 || noted("forked", NULL, 0) == 1);
     if (number)
         kill(host, number);
     waitpid(host, NULL, 0);
