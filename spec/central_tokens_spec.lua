@@ -79,6 +79,28 @@ for _, kind in ipairs(databases.KINDS) do
       end
     end)
 
+    it("that end while a change of theirs waits for the database end it, too", function()
+      local c = databases.central(kind)
+      local ways = {
+        revoked_token = function(id) c:ask("DELETE", "/api/v1/tokens/" .. id, c.admin) end,
+        expired_token = function() c.clock.now = c.clock.now + 20 end,
+        disabled_user = function() c:ask("PUT", "/api/v1/users/alice", c.admin, { disabled = true }) end,
+      }
+      c:user("alice")
+      c:grant{ user = "alice", role = "create" }
+      for code, finish in pairs(ways) do
+        c:ask("PUT", "/api/v1/users/alice", c.admin, { disabled = false })
+        local id = c:token("alice", { expiresIn = 10 }):match("^dpt_(%w+)_")
+        local actor = { kind = "user", name = "alice", token_id = id }
+        local input = { name = code, url = "http://127.0.0.1:9/v1" }
+        assert.is_truthy(c.service:create_llm(actor, input))
+        finish(id)
+        input.name = code .. "-2"
+        local made, why = c.service:create_llm(actor, input)
+        assert.same({ nil, code }, { made, why and why.code })
+      end
+    end)
+
     it("show their own user his own alone", function()
       local c = databases.central(kind)
       local alice = c:user("alice")
