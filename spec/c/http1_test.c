@@ -1197,6 +1197,20 @@ static void test_a_refusal_reaches_who_is_still_sending(void **state)
     say_bytes(&bed, fd, body, 512);
     assert_int_equal(status_of(hear(&bed, fd, "}}\n")), 413);
     close(fd);
+    for (unsigned over = 0; over < 2; over++) { /* to the byte, in one chunk and in two */
+        for (unsigned first = 0; first < 2; first++) {
+            char size[16];
+            size_t len = small.max_body_bytes + over - first;
+            fd = dial(&bed);
+            say(&bed, fd, first ? CHUNKS "1\r\nb\r\n" : CHUNKS);
+            snprintf(size, sizeof(size), "%zx\r\n", len);
+            say(&bed, fd, size);
+            say_bytes(&bed, fd, body, len);
+            say(&bed, fd, "\r\n0\r\n\r\n");
+            assert_int_equal(status_of(hear(&bed, fd, "\r\n\r\n")), over ? 413 : 200);
+            close(fd);
+        }
+    }
     bed_close(&bed);
 }
 
