@@ -66,63 +66,47 @@ static void who_may_run_and_as_whom(void **state)
 {
     static const struct {
         const struct gateway_settings *settings;
-        enum dialect dialect;
         struct request request;
         const char *want; /* the token; "": the house's; or the code of the refusal */
         int status;       /* 0: may */
     } cases[] = {
-        {&without_keys, DIALECT_OPENAI, {HERE, {{0}}}, "", 0},
-        {&without_keys, DIALECT_OPENAI, {"127.9.9.9", {{0}}}, "", 0},
-        {&without_keys, DIALECT_OPENAI, {"::1", {{0}}}, "", 0},
-        {&without_keys, DIALECT_OPENAI, {"::ffff:127.0.0.1", {{0}}}, "", 0},
-        {&without_keys, DIALECT_OPENAI, {"unix", {{0}}}, "", 0},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
-        {&without_keys, DIALECT_OPENAI, {THERE, {{0}}}, "invalid_api_key", 401},
-        {&without_keys, DIALECT_OPENAI, {"::ffff:192.0.2.7", {{0}}}, "invalid_api_key", 401},
-        {&without_keys, DIALECT_OPENAI, {"2001:db8::1", {{0}}}, "invalid_api_key", 401},
-        {&without_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer " TOKEN}}}, "invalid_api_key", 401},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"X-Deputy-Key", KEY}}}, "invalid_api_key", 401},
+        {&without_keys, {HERE, {{0}}}, "", 0},
+        {&without_keys, {"127.9.9.9", {{0}}}, "", 0},
+        {&without_keys, {"::1", {{0}}}, "", 0},
+        {&without_keys, {"::ffff:127.0.0.1", {{0}}}, "", 0},
+        {&without_keys, {"unix", {{0}}}, "", 0},
+        {&without_keys, {HERE, {{"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
+        {&without_keys, {THERE, {{0}}}, "invalid_api_key", 401},
+        {&without_keys, {"::ffff:192.0.2.7", {{0}}}, "invalid_api_key", 401},
+        {&without_keys, {"2001:db8::1", {{0}}}, "invalid_api_key", 401},
+        {&without_keys, {THERE, {{"Authorization", "Bearer " TOKEN}}}, "invalid_api_key", 401},
+        {&without_keys, {HERE, {{"X-Deputy-Key", KEY}}}, "invalid_api_key", 401},
 
-        {&with_keys, DIALECT_OPENAI, {HERE, {{0}}}, "invalid_api_key", 401},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{0}}}, "invalid_api_key", 401},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer " KEY}}}, "", 0},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "bearer\t" KEY}}}, "", 0},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer " KEY "x"}}}, "invalid_api_key", 401},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer sk-gatewa"}}}, "invalid_api_key", 401},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"X-Api-Key", KEY}}}, "", 0},
+        {&with_keys, {HERE, {{0}}}, "invalid_api_key", 401},
+        {&with_keys, {THERE, {{0}}}, "invalid_api_key", 401},
+        {&with_keys, {THERE, {{"Authorization", "Bearer " KEY}}}, "", 0},
+        {&with_keys, {THERE, {{"Authorization", "bearer\t" KEY}}}, "", 0},
+        {&with_keys, {THERE, {{"Authorization", "Bearer " KEY "x"}}}, "invalid_api_key", 401},
+        {&with_keys, {THERE, {{"Authorization", "Bearer sk-gatewa"}}}, "invalid_api_key", 401},
         /* the central's token opens the gateway to callers of this machine, to nobody else */
-        {&with_keys, DIALECT_OPENAI, {HERE, {{"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer " TOKEN}}}, "invalid_api_key", 401},
-        {&with_keys, DIALECT_OPENAI, {THERE, {{"Authorization", "Bearer " TOKEN}, {"X-Deputy-Key", KEY}}}, TOKEN, 0},
-        {&with_keys,
-         DIALECT_OPENAI,
-         {HERE, {{"Authorization", "Bearer " KEY}, {"X-Deputy-Key", "no"}}},
-         "invalid_api_key",
-         401},
+        {&with_keys, {HERE, {{"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
+        {&with_keys, {THERE, {{"Authorization", "Bearer " TOKEN}}}, "invalid_api_key", 401},
+        {&with_keys, {THERE, {{"Authorization", "Bearer " TOKEN}, {"X-Deputy-Key", KEY}}}, TOKEN, 0},
+        {&with_keys, {HERE, {{"Authorization", "Bearer " KEY}, {"X-Deputy-Key", "no"}}}, "invalid_api_key", 401},
         /* Anthropic's libraries send what the others call a bearer token as x-api-key; a key is never the token */
-        {&with_keys, DIALECT_MESSAGES, {THERE, {{"X-Api-Key", TOKEN}, {"X-Deputy-Key", KEY}}}, TOKEN, 0},
-        {&with_keys, DIALECT_MESSAGES, {THERE, {{"X-Api-Key", KEY}}}, "", 0},
-        {&with_keys, DIALECT_MESSAGES, {THERE, {{"X-Api-Key", KEY}, {"X-Deputy-Key", KEY}}}, "", 0},
-        {&with_keys, DIALECT_MESSAGES, {THERE, {{"X-Api-Key", KEY}, {"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
-        {&with_keys, DIALECT_MESSAGES, {THERE, {{"X-Api-Key", TOKEN}}}, "invalid_api_key", 401},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"X-Api-Key", TOKEN}}}, "", 0},
-        {&without_keys, DIALECT_RESPONSES, {HERE, {{"X-Api-Key", TOKEN}}}, "", 0},
-        {&without_keys, DIALECT_MESSAGES, {HERE, {{"X-Api-Key", TOKEN}}}, TOKEN, 0},
+        {&with_keys, {THERE, {{"X-Api-Key", TOKEN}, {"X-Deputy-Key", KEY}}}, TOKEN, 0},
+        {&with_keys, {THERE, {{"X-Api-Key", KEY}}}, "", 0},
+        {&with_keys, {THERE, {{"X-Api-Key", KEY}, {"X-Deputy-Key", KEY}}}, "", 0},
+        {&with_keys, {THERE, {{"X-Api-Key", KEY}, {"Authorization", "Bearer " TOKEN}}}, TOKEN, 0},
+        {&with_keys, {THERE, {{"X-Api-Key", TOKEN}}}, "invalid_api_key", 401},
+        {&without_keys, {HERE, {{"X-Api-Key", TOKEN}}}, TOKEN, 0},
 
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"Authorization", "Basic eDp5"}}}, "invalid_credentials", 401},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"Authorization", "Bearer"}}}, "invalid_credentials", 401},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"Authorization", "Bearerx"}}}, "invalid_credentials", 401},
-        {&without_keys, DIALECT_OPENAI, {HERE, {{"X-Api-Key", ""}}}, "invalid_credentials", 401},
-        {&without_keys,
-         DIALECT_MESSAGES,
-         {HERE, {{"X-Api-Key", TOKEN}, {"x-api-key", TOKEN}}},
-         "duplicate_credentials",
-         400},
-        {&with_keys,
-         DIALECT_OPENAI,
-         {HERE, {{"X-Deputy-Key", KEY}, {"x-deputy-key", KEY}}},
-         "duplicate_credentials",
-         400},
+        {&without_keys, {HERE, {{"Authorization", "Basic eDp5"}}}, "invalid_credentials", 401},
+        {&without_keys, {HERE, {{"Authorization", "Bearer"}}}, "invalid_credentials", 401},
+        {&without_keys, {HERE, {{"Authorization", "Bearerx"}}}, "invalid_credentials", 401},
+        {&without_keys, {HERE, {{"X-Api-Key", ""}}}, "invalid_credentials", 401},
+        {&without_keys, {HERE, {{"X-Api-Key", TOKEN}, {"x-api-key", TOKEN}}}, "duplicate_credentials", 400},
+        {&with_keys, {HERE, {{"X-Deputy-Key", KEY}, {"x-deputy-key", KEY}}}, "duplicate_credentials", 400},
     };
     struct asked asked;
     struct caller caller;
@@ -130,7 +114,7 @@ static void who_may_run_and_as_whom(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct problem problem = {0};
         const struct http1_exchange *exchange = ask(&asked, &cases[i].request);
-        bool may = caller_identify(cases[i].settings, exchange, cases[i].dialect, &caller, &problem);
+        bool may = caller_identify(cases[i].settings, exchange, &caller, &problem);
         const char *got = !may ? problem.code : caller.has_token ? caller.token : "";
         if (may != (cases[i].status == 0) || strcmp(got, cases[i].want) != 0 || problem.status != cases[i].status)
             fail_msg("case %zu: got %d \"%s\", want %d \"%s\"", i, problem.status, got, cases[i].status, cases[i].want);
@@ -148,11 +132,11 @@ static void a_token_that_is_too_long(void **state)
     struct problem problem;
     (void)state;
     memset(value + 7, 'x', CALLER_TOKEN_SIZE - 1);
-    assert_true(caller_identify(&without_keys, ask(&asked, &request), DIALECT_OPENAI, &caller, &problem));
+    assert_true(caller_identify(&without_keys, ask(&asked, &request), &caller, &problem));
     assert_int_equal(strlen(caller.token), CALLER_TOKEN_SIZE - 1);
     caller_wipe(&caller);
     value[7 + CALLER_TOKEN_SIZE - 1] = 'x';
-    assert_false(caller_identify(&without_keys, ask(&asked, &request), DIALECT_OPENAI, &caller, &problem));
+    assert_false(caller_identify(&without_keys, ask(&asked, &request), &caller, &problem));
     assert_int_equal(problem.status, 401);
 }
 
