@@ -17,9 +17,9 @@ local tmp = require "spec.support.tmp"
 
 local SECONDS = tonumber(os.getenv("SOAK_SECONDS")) or 60
 local RATE = tonumber(os.getenv("SOAK_RATE")) or 250
-local RELOAD_S = tonumber(os.getenv("SOAK_RELOAD_S")) or math.max(2, SECONDS / 60)
+local RELOAD_S = tonumber(os.getenv("SOAK_RELOAD_S")) or math.max(2, SECONDS / 75)
 local PATIENCE_MS = tonumber(os.getenv("SOAK_PATIENCE_MS")) or 150
-local JUDGED_S, REST_MS = 60, 1500
+local JUDGED_S, REST_MS = 60, 2500
 local WARM_UP, WARM_UP_RELOADS = 0.25, 4
 local GROWTH_PERCENT = 1
 local TOKEN = "tok-caller-very-secret"
